@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The client module as userspace sees it: sysfs files, ports, kernel log.
+
+Every wait polls for a condition under a deadline. Nothing here knows which implementation is
+loaded, except :data:`CLIENT`, which says what a test may expect (environment RUSBIP_CLIENT,
+`rust` unless set to `c`).
+"""
+
+import errno
+import os
+import re
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+CLIENT = os.environ.get("RUSBIP_CLIENT", "rust")
+PLATFORM = Path("/sys/devices/platform")
+VHCI = PLATFORM / "vhci_hcd.0"
+USB = Path("/sys/bus/usb/devices")
+
+NULL, NOTASSIGNED, USED, ERROR = 4, 5, 6, 7
+LOW, FULL, HIGH, WIRELESS, SUPER, SUPER_PLUS = 1, 2, 3, 4, 5, 6
+
+# How long things may take on an emulated machine under load; a test fails later, never earlier,
+# than on real hardware. SLACK scales all of them.
+SLACK = float(os.environ.get("RUSBIP_TEST_SLACK", "1"))
+ENUMERATION = 30.0 * SLACK
+SOON = 10.0 * SLACK
+# "Bounded time" of a teardown. The promise is 2 s (5 s with a device reset) on real hardware.
+TEARDOWN = 10.0 * SLACK
+
+
+class Timeout(AssertionError):
+    """A deadline has passed."""
+
+
+def wait_for(condition, what: str, timeout: float = SOON, step: float = 0.005):
+    """Poll until `condition()` is true and return its value; raise Timeout at the deadline."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise Timeout(f"waited {timeout:.0f} s for {what}")
+        time.sleep(step)
+
+
+def stays(condition, what: str, duration: float, step: float = 0.01):
+    """Check that `condition()` is true for the whole of `duration` seconds."""
+    end = time.monotonic() + duration
+    while time.monotonic() < end:
+        assert condition(), what
+        time.sleep(step)
+
+
+# --- sysfs ------------------------------------------------------------------------------------
+
+def write_raw(path: Path, data) -> int:
+    """One open(O_WRONLY) and one write, as the tools do. Returns the count, raises OSError."""
+    if isinstance(data, str):
+        data = data.encode()
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        return os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def errno_of(function, *args):
+    """The errno name that a call raises, or None when it succeeds."""
+    try:
+        function(*args)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return None
+
+
+@dataclass(frozen=True)
+class Port:
+    """One line of a status file."""
+
+    hub: str
+    number: int
+    state: int
+    speed: int
+    devid: int
+    sockfd: int
+    busid: str
+    line: str
+
+
+LINE = re.compile(r"^(hs|ss)  (\d{4}) (\d{3}) (\d{3}) ([0-9a-f]{8}) (\d{6}) (\S+)$")
+HEADER = "hub port sta spd dev      sockfd local_busid"
+
+
+def controllers() -> int:
+    """Number of platform devices named vhci_hcd.N."""
+    return len(list(PLATFORM.glob("vhci_hcd.*")))
+
+
+def nports() -> int:
+    return int((VHCI / "nports").read_text())
+
+
+def hub_ports() -> int:
+    """H of behaviour: ports per root hub, derived as the tools derive it."""
+    return nports() // (2 * controllers())
+
+
+def status_files() -> list:
+    """The status files in port order."""
+    return [VHCI / "status"] + [VHCI / f"status.{n}" for n in range(1, controllers())]
+
+
+def parse_status(text: str) -> list:
+    """All port lines of one status file; every line must match the format exactly."""
+    lines = text.split("\n")
+    assert lines[0] == HEADER and lines[-1] == "", text
+    ports = []
+    for line in lines[1:-1]:
+        match = LINE.match(line)
+        assert match, f"malformed status line {line!r}"
+        hub, number, state, speed, devid, sockfd, busid = match.groups()
+        ports.append(Port(hub, int(number), int(state), int(speed), int(devid, 16),
+                          int(sockfd), busid, line))
+    return ports
+
+
+def ports() -> list:
+    """All ports of all controllers."""
+    return [port for file in status_files() for port in parse_status(file.read_text())]
+
+
+def port(number: int) -> Port:
+    """The status line of one port; reads only the file that holds it."""
+    file = status_files()[number // (2 * hub_ports())]
+    return parse_status(file.read_text())[number % (2 * hub_ports())]
+
+
+def attach(number: int, fd: int, devid: int, speed: int) -> int:
+    return write_raw(VHCI / "attach", f"{number} {fd} {devid} {speed}")
+
+
+def detach(number: int) -> int:
+    return write_raw(VHCI / "detach", f"{number}")
+
+
+def hs(index: int = 0) -> int:
+    """Global number of a USB 2 port of controller 0."""
+    return index
+
+
+def ss(index: int = 0) -> int:
+    """Global number of a USB 3 port of controller 0."""
+    return hub_ports() + index
+
+
+def port_for(speed: int, index: int = 0) -> int:
+    return ss(index) if speed >= SUPER else hs(index)
+
+
+def wait_state(number: int, state: int, timeout: float = ENUMERATION) -> Port:
+    """Wait until a port's status column shows `state`."""
+    seen = []
+
+    def check():
+        now = port(number)
+        seen[:] = [now.line]
+        return now if now.state == state else None
+
+    try:
+        return wait_for(check, f"port {number} state {state}", timeout)
+    except Timeout as error:
+        raise Timeout(f"{error}; last line {seen}") from None
+
+
+def wait_free(number: int, timeout: float = TEARDOWN) -> Port:
+    return wait_state(number, NULL, timeout)
+
+
+def wait_gone(busid: str, timeout: float = TEARDOWN):
+    """Wait until the USB core has removed a device."""
+    wait_for(lambda: not (USB / busid).exists(), f"{busid} to be removed", timeout)
+
+
+def wait_configured(number: int, timeout: float = ENUMERATION) -> Path:
+    """Wait until the device on a port is configured; returns its sysfs directory."""
+
+    def check():
+        now = port(number)
+        if now.state != USED or now.busid == "0-0":
+            return None
+        path = USB / now.busid
+        try:
+            return path if (path / "bConfigurationValue").read_text().strip() else None
+        except OSError:
+            return None
+
+    return wait_for(check, f"the device of port {number} to be configured", timeout)
+
+
+def root_hub(number: int) -> Path:
+    """The sysfs directory of the root hub that a port belongs to."""
+    per = 2 * hub_ports()
+    device = PLATFORM / f"vhci_hcd.{number // per}"
+    hubs = sorted(device.glob("usb[0-9]*"), key=lambda p: int(p.name[3:]))
+    assert len(hubs) == 2, hubs
+    return hubs[(number // hub_ports()) % 2]
+
+
+def devnode(path: Path) -> str:
+    """The usbfs node of a device's sysfs directory."""
+    bus, dev = int((path / "busnum").read_text()), int((path / "devnum").read_text())
+    return f"/dev/bus/usb/{bus:03}/{dev:03}"
+
+
+def stream_pair(kind: str = "unix"):
+    """Two connected stream sockets: (for the kernel, for the test)."""
+    if kind == "unix":
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if kind == "tcp6" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.bind(("::1" if kind == "tcp6" else "127.0.0.1", 0))
+        listener.listen(1)
+        ours = socket.socket(family, socket.SOCK_STREAM)
+        ours.connect(listener.getsockname()[:2])
+        theirs, _ = listener.accept()
+    for sock in (ours, theirs):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return theirs, ours
+
+
+# --- modules ----------------------------------------------------------------------------------
+
+def modules() -> list:
+    """The modules of the implementation under test, dependencies first."""
+    return {"c": ["usbip_core", "vhci_hcd"],
+            "rust": ["usbip_core_rs", "vhci_hcd_rs"]}[CLIENT]
+
+
+def loaded(name: str) -> bool:
+    return Path(f"/sys/module/{name}/initstate").exists()
+
+
+def load(*parameters: str):
+    """Load the client: from the directory $RUSBIP_MODULES if set, else with modprobe."""
+    directory = os.environ.get("RUSBIP_MODULES") if CLIENT == "rust" else None
+    for name in modules():
+        if loaded(name):
+            continue
+        arguments = list(parameters) if name == modules()[-1] else []
+        command = (["insmod", f"{directory}/{name}.ko"] if directory else ["modprobe", name])
+        subprocess.run(command + arguments, check=True)
+    wait_for(lambda: (VHCI / "status").exists(), "the status file")
+    wait_for(lambda: all(len(list(d.glob("usb[0-9]*"))) == 2 for d in PLATFORM.glob("vhci_hcd.*")),
+             "the root hubs")
+
+
+def unload():
+    """Unload the client; raises if a module is in use."""
+    for name in reversed(modules()):
+        if loaded(name):
+            subprocess.run(["rmmod", name], check=True)
+
+
+# --- kernel log and tasks ---------------------------------------------------------------------
+
+# What no test may cause, whoever is to blame.
+SPLAT = re.compile(r"BUG:|WARNING:|Oops|KASAN|UBSAN|Call Trace|general protection|rcu.*stall|"
+                   r"blocked for more than|refcount_t|possible recursive|lockdep|panicked|"
+                   r"bad unlock|sleeping function|kernel NULL pointer|memory leak")
+
+
+class KernelLog:
+    """The kernel log from the moment of construction on."""
+
+    def __init__(self):
+        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        os.lseek(self.fd, 0, os.SEEK_END)
+        self.seen = []
+        self.lost = False
+
+    def lines(self) -> list:
+        """Everything logged so far."""
+        while True:
+            try:
+                record = os.read(self.fd, 8192).decode(errors="replace")
+            except BlockingIOError:
+                return self.seen
+            except BrokenPipeError:
+                self.lost = True
+                continue
+            self.seen.append(record.split(";", 1)[1].split("\n")[0])
+
+    def grep(self, pattern: str) -> list:
+        return [line for line in self.lines() if re.search(pattern, line)]
+
+    def splats(self) -> list:
+        return [line for line in self.lines() if SPLAT.search(line)]
+
+    def close(self):
+        os.close(self.fd)
+
+
+def log_marker(text: str):
+    """Put a line into the kernel log, so that a report can be told to a test."""
+    with open("/dev/kmsg", "w", encoding="ascii") as kmsg:
+        kmsg.write(f"test: {text}\n")
+
+
+def kernel_threads(pattern: str) -> list:
+    """Names of kernel threads that match, e.g. `vhci_(rx|tx)`."""
+    names = []
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            name = comm.read_text().strip()
+        except OSError:
+            continue
+        if re.match(pattern, name):
+            names.append(name)
+    return sorted(names)
+
+
+def stuck_tasks() -> list:
+    """Tasks in uninterruptible sleep, as `pid comm`."""
+    stuck = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = stat.read_text().split(" (", 1)
+        except OSError:
+            continue
+        comm, rest = rest.rsplit(") ", 1)
+        if rest[0] == "D":
+            stuck.append(f"{pid} {comm}")
+    return stuck
