@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The small initramfs of the QEMU guests: busybox, the modules for a 9p root, and an init."""
+
+import gzip
+import lzma
+
+from . import cache, kernels
+
+MODULES = ("9p", "9pnet_virtio", "overlay")
+INIT = cache.REPO / "scripts/guest-initramfs"
+
+
+def ensure(series):
+    """Builds it if an input changed; returns its path below the cache's build folder."""
+    folder = kernels.modules_folder(series)
+    path = cache.BUILD / f"initramfs-{series}.gz"
+    key = cache.digest(kernels.release(series), INIT, cache.digest(cache.ROOT / "bin/busybox"))
+    with cache.lock(path.name):
+        if cache.stamped(path.name) != key or not path.exists():
+            temporary = path.with_suffix(".tmp")
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(gzip.compress(archive(folder, INIT.read_bytes()), 1))
+            temporary.rename(path)
+            cache.stamp(path.name, key)
+    return path
+
+
+def load_order(folder, names):
+    """Files of the named modules and all they depend on, dependencies first."""
+    needs = {}
+    for line in (folder / "modules.dep").read_text().splitlines():
+        file, _, rest = line.partition(":")
+        needs[file] = rest.split()
+    by_name = {file.rsplit("/", 1)[-1].split(".ko")[0].replace("-", "_"): file for file in needs}
+    order = []
+    for name in names:
+        # modules.dep lists the dependencies of a file completely, the deepest last.
+        if file := by_name.get(name):
+            order += [one for one in (*reversed(needs[file]), file) if one not in order]
+    return order
+
+
+def archive(folder, init):
+    """The cpio image ("newc")."""
+    entries = [("init", 0o100755, init)]
+    busybox = (cache.ROOT / "bin/busybox").read_bytes()
+    entries += [("bin", 0o040755, b""), ("bin/busybox", 0o100755, busybox), ("m", 0o040755, b"")]
+    names = []
+    for number, file in enumerate(load_order(folder, MODULES)):
+        data = (folder / file).read_bytes()
+        data = lzma.decompress(data) if file.endswith(".xz") else data
+        names.append(f"/m/{number:02}.ko")
+        entries.append((names[-1][1:], 0o100644, data))
+    entries.append(("modules", 0o100644, "\n".join(names).encode() + b"\n"))
+    return b"".join(record(*entry) for entry in entries) + record("TRAILER!!!", 0, b"")
+
+
+def record(name, mode, data):
+    """One file of the archive."""
+    encoded = name.encode() + b"\0"
+    fields = (0, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0)
+    head = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
+    return pad(head) + pad(data)
+
+
+def pad(data):
+    """To a multiple of four bytes."""
+    return data + b"\0" * (-len(data) % 4)
