@@ -3,6 +3,7 @@
 
 import gzip
 import lzma
+from pathlib import Path
 
 from . import cache, kernels
 
@@ -14,7 +15,8 @@ def ensure(series):
     """Builds it if an input changed; returns its path below the cache's build folder."""
     folder = kernels.modules_folder(series)
     path = cache.BUILD / f"initramfs-{series}.gz"
-    key = cache.digest(kernels.release(series), INIT, cache.digest(cache.ROOT / "bin/busybox"))
+    key = cache.digest(kernels.release(series), INIT, Path(__file__),
+                       cache.digest(cache.ROOT / "bin/busybox"))
     with cache.lock(path.name):
         if cache.stamped(path.name) != key or not path.exists():
             temporary = path.with_suffix(".tmp")
@@ -51,7 +53,7 @@ def archive(folder, init):
         data = lzma.decompress(data) if file.endswith(".xz") else data
         names.append(f"/m/{number:02}.ko")
         entries.append((names[-1][1:], 0o100644, data))
-    entries.append(("modules", 0o100644, "\n".join(names).encode() + b"\n"))
+    entries.append(("order", 0o100644, "\n".join(names).encode() + b"\n"))
     return b"".join(record(*entry) for entry in entries) + record("TRAILER!!!", 0, b"")
 
 
@@ -66,3 +68,19 @@ def record(name, mode, data):
 def pad(data):
     """To a multiple of four bytes."""
     return data + b"\0" * (-len(data) % 4)
+
+
+def probe():
+    """An initramfs whose init says that it runs and powers off."""
+    path = cache.BUILD / "initramfs-probe.gz"
+    script = (b"#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs d /dev\n"
+              b"echo 'rusbip: init runs' > /dev/ttyS0\n/bin/busybox poweroff -f\n")
+    image = b"".join(record(*entry) for entry in (
+        ("bin", 0o040755, b""), ("dev", 0o040755, b""),
+        ("bin/busybox", 0o100755, (cache.ROOT / "bin/busybox").read_bytes()),
+        ("init", 0o100755, script), ("TRAILER!!!", 0, b"")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(gzip.compress(image, 1))
+    temporary.rename(path)
+    return path

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Carries monitor commands of a guest to its own QEMU.
+
+The guest writes one JSON object per line to /dev/virtio-ports/rusbip.monitor, either a QMP command
+or {"hmp": "COMMAND LINE"}, and reads one line of JSON back: {"return": …} or {"error": …}. So a
+test inside the guest can press keys on the USB keyboard or pull a device out.
+"""
+
+import json
+import socket
+import threading
+import time
+
+CONNECT_SECONDS = 20
+
+
+class Qmp:
+    """A client of QEMU's machine protocol."""
+
+    def __init__(self, path):
+        self.stream = connect(path).makefile("rwb")
+        self.stream.readline()
+        self.execute({"execute": "qmp_capabilities"})
+
+    def execute(self, request):
+        """Sends one command and returns its reply, skipping events."""
+        self.stream.write(json.dumps(request).encode() + b"\n")
+        self.stream.flush()
+        while line := self.stream.readline():
+            reply = json.loads(line)
+            if "return" in reply or "error" in reply:
+                return reply
+        return {"error": {"desc": "QEMU closed its monitor"}}
+
+
+def connect(path):
+    """Connects as soon as QEMU listens."""
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        link = socket.socket(socket.AF_UNIX)
+        try:
+            link.connect(str(path))
+            return link
+        except OSError:
+            link.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def relay(folder):
+    """Serves the guest until QEMU ends."""
+    try:
+        qmp = Qmp(folder / "qmp")
+        guest = connect(folder / "monitor").makefile("rwb")
+        while line := guest.readline():
+            guest.write(json.dumps(answer(qmp, line)).encode() + b"\n")
+            guest.flush()
+    except OSError:
+        pass  # QEMU is gone, or never came: the runner sees that by itself.
+
+
+def answer(qmp, line):
+    """The reply to one line of the guest."""
+    try:
+        request = json.loads(line)
+        if "hmp" in request:
+            request = {"execute": "human-monitor-command",
+                       "arguments": {"command-line": request["hmp"]}}
+        return qmp.execute(request)
+    except (ValueError, TypeError) as error:
+        return {"error": {"desc": f"not a command: {error}"}}
+
+
+def start(folder):
+    """Relays in the background; the thread ends with QEMU or with this process."""
+    threading.Thread(target=relay, args=(folder,), daemon=True).start()
