@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -94,25 +95,40 @@ def boot(folder, out, options, interactive):
         # A link target outside the folder would not be seen inside the root.
         os.link(stick, folder / "stick.img") if same_disk(stick := qemu.stick_image(), folder) \
             else shutil.copyfile(stick, folder / "stick.img")
-    env = chroot.environment({"TMPDIR": "/run/ctl"})
-    streams = {} if interactive else {"stdin": subprocess.DEVNULL}
-    with open(out / ("console.log" if is_uml else "qemu.log"), "wb") as log:
-        if not interactive:
-            streams |= {"stdout": log, "stderr": subprocess.STDOUT}
-        child = subprocess.Popen(chroot.command(argv, binds=binds), env=env,
-                                 preexec_fn=die_with_parent, **streams)
-        try:
-            if not is_uml:
-                monitor.start(folder)
-            if interactive:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-                child.wait()
-                return exit_status(out)
-            return watch(child, out, options.timeout)
-        finally:
-            if child.poll() is None:
-                child.kill()
+    env = chroot.environment({"TMPDIR": memory_folder(options)})
+    console = out / ("console.log" if is_uml else "qemu.log")
+    streams = {} if interactive else {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
+                                      "stderr": subprocess.STDOUT}
+    child = subprocess.Popen(chroot.command(argv, binds=binds), env=env,
+                             preexec_fn=die_with_parent, **streams)
+    try:
+        if not is_uml:
+            monitor.start(folder)
+        if interactive:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             child.wait()
+            return exit_status(out)
+        # A pipe, not the file itself: User-Mode Linux polls its console.
+        drain = threading.Thread(target=save, args=(child.stdout, console), daemon=True)
+        drain.start()
+        return watch(child, out, options.timeout)
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+
+
+def save(stream, path):
+    """Writes what comes from a pipe to a file as it comes."""
+    with open(path, "wb", buffering=0) as file:
+        while data := stream.read1():
+            file.write(data)
+
+
+def memory_folder(options):
+    """Where User-Mode Linux keeps its memory: in memory if there is room."""
+    need = ((options.mem or 2048) + 256) << 20
+    return "/dev/shm" if shutil.disk_usage("/dev/shm").free > need else "/run/ctl"
 
 
 def same_disk(one, other):

@@ -21,8 +21,8 @@ class Failure(Exception):
 
 
 def say(text):
-    """One line of progress."""
-    print(text, flush=True)
+    """One line of progress, beside the output proper."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def die_with_parent():

@@ -9,7 +9,7 @@ from .run import Failure, logged, say
 SERIES = "7.2"
 FRAGMENTS = cache.REPO / "scripts/kernels"
 # clang, because RUST excludes KASAN with gcc; gcc, because lockdep cannot work in a clang build.
-MAKE = {"uml-kasan": "ARCH=um LLVM=-19", "uml-lockdep": "ARCH=um CC=gcc-14"}
+MAKE = {"uml-kasan": "ARCH=um LLVM=-19", "uml-lockdep": "ARCH=um"}
 # The module loader of ARCH=um knows no relocation of position-independent code.
 MODULE_FLAGS = "--cfg MODULE -Crelocation-model=static -Ccode-model=large"
 

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Builds the modules for one kernel, outside the source tree."""
+
+import os
+import shutil
+import subprocess
+
+from . import cache, chroot, kernels, uml
+from .run import Failure, logged, say
+
+# What a module build reads of the repository.
+SOURCES = ("Kbuild", "Makefile", "rust", "drivers", "samples", "scripts/bindgen.awk")
+
+
+def make_arguments(kernel):
+    """Variables that the kernel's own make needs."""
+    if kernel in uml.MAKE:
+        return [*uml.MAKE[kernel].split(), f"RUSTFLAGS_MODULE={uml.MODULE_FLAGS}"]
+    return [kernels.COMPILER]
+
+
+def version(kernel):
+    """What the build depends on besides the sources; fails where the tree is missing."""
+    name = kernel if kernel in uml.MAKE else f"tree-{kernel}"
+    value = cache.stamped(name)
+    if not value:
+        raise Failure(f"no tree to build modules for {kernel}: scripts/setup --only {kernel}")
+    return value
+
+
+def build(kernel, source=None, extra=()):
+    """Builds, if anything changed; returns (folder of the modules, build log).
+
+    source: another tree than this repository, for trying things out."""
+    place = source or cache.REPO
+    name = f"{kernel}-{cache.digest(str(source))[:8]}" if source else kernel
+    inputs = [place / one for one in SOURCES] if not source else [place]
+    folder = cache.BUILD / "ko" / name
+    log = cache.LOGS / f"modules-{name}.log"
+    with cache.lock(f"modules-{name}", lambda: say(f"waiting for another build for {kernel}")):
+        key = cache.digest(version(kernel), *make_arguments(kernel), *extra, *inputs)
+        if cache.stamped(f"modules-{name}") == key and folder.exists():
+            return folder, log
+        cache.unstamp(f"modules-{name}")
+        inside = f"/build/modules/{name}"
+        (cache.BUILD / "modules" / name).mkdir(parents=True, exist_ok=True)
+        binds = [(source, "/run/source", "ro")] if source else []
+        logged(f"modules for {kernel}", chroot.command(
+            ["make", "-C", kernels.build_tree(kernel), f"M={'/run/source' if source else '/rusbip'}",
+             f"MO={inside}", *make_arguments(kernel), *extra, f"-j{jobs()}", "modules"],
+            binds=binds), log.name, env=chroot.environment())
+        publish(cache.BUILD / "modules" / name, folder)
+        cache.stamp(f"modules-{name}", key)
+    return folder, log
+
+
+def jobs():
+    """As many as this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def publish(built, folder):
+    """Copies the modules without debug information, which guests would only load slowly."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    cache.remove(temporary)
+    temporary.mkdir(parents=True)
+    found = sorted(built.rglob("*.ko"))
+    if not found:
+        raise Failure("the build made no module")
+    for module in found:
+        shutil.copy(module, temporary / module.name)
+    inside = f"/build/{temporary.relative_to(cache.BUILD)}"
+    subprocess.run(chroot.shell(f"strip --strip-debug {inside}/*.ko"), check=True,
+                   env=chroot.environment(), stdin=subprocess.DEVNULL)
+    cache.remove(folder)
+    temporary.rename(folder)
