@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Lane selection and the fixtures every guest test may use.
+
+A test runs in every guest lane unless it says `@pytest.mark.lanes("stock", "uml-kasan", …)`:
+names of lanes, or of the groups "stock" and "uml".
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+
+from lib import guestlib, monitor  # noqa: E402  (the path above makes them importable)
+
+LANE = os.environ.get("RUSBIP_LANE", "")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "lanes(*names): the lanes or groups this test belongs to")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Drops the tests of other lanes, without counting them as skipped."""
+    def belongs(item):
+        marks = [name for mark in item.iter_markers("lanes") for name in mark.args]
+        return not LANE or not marks or LANE in marks or LANE.split("-")[0] in marks
+    other = [item for item in items if not belongs(item)]
+    if other:
+        config.hook.pytest_deselected(items=other)
+        items[:] = [item for item in items if belongs(item)]
+
+
+@pytest.fixture(scope="session")
+def lane():
+    """The name of the lane, e.g. "stock-7.2"."""
+    return LANE
+
+
+@pytest.fixture
+def module():
+    """Loads modules for a test and unloads what it loaded: module("vhci_hcd_rs", num=2)."""
+    with guestlib.Modules() as modules:
+        yield modules.load
+
+
+@pytest.fixture
+def kernel_log():
+    """The kernel log from here on; .wait(regex, seconds) and .lines()."""
+    with guestlib.KernelLog() as log:
+        yield log
+
+
+@pytest.fixture
+def machine():
+    """QEMU's monitor (press, plug, unplug, hmp, qmp); skips where there is no QEMU."""
+    if not monitor.available():
+        pytest.skip("needs QEMU")
+    return monitor

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Talks from inside a guest to the QEMU it runs in (scripts/rusbip_env/monitor.py answers)."""
+
+import json
+import os
+from pathlib import Path
+
+PORT = Path("/dev/virtio-ports/rusbip.monitor")
+
+
+def available():
+    """Whether this guest runs in QEMU."""
+    return PORT.exists()
+
+
+def command(request):
+    """Sends one request and returns the value of its answer; raises RuntimeError on an error."""
+    fd = os.open(PORT, os.O_RDWR)
+    try:
+        os.write(fd, json.dumps(request).encode() + b"\n")
+        line = b""
+        while not line.endswith(b"\n"):
+            line += os.read(fd, 65536)
+    finally:
+        os.close(fd)
+    reply = json.loads(line)
+    if "error" in reply:
+        raise RuntimeError(f"{request}: {reply['error'].get('desc', reply['error'])}")
+    return reply["return"]
+
+
+def qmp(name, **arguments):
+    """A QMP command, e.g. qmp("send-key", keys=[{"type": "qcode", "data": "a"}])."""
+    return command({"execute": name, "arguments": arguments})
+
+
+def hmp(line):
+    """A command line of the human monitor, e.g. hmp("sendkey a"); returns what it prints."""
+    return command({"hmp": line})
+
+
+def press(key):
+    """Presses and releases a key of the USB keyboard (qcode name, e.g. "a", "ret", "f1")."""
+    qmp("send-key", keys=[{"type": "qcode", "data": key}])
+
+
+def unplug(device):
+    """Pulls a device out (ids: storage, kbd, audio, serial, ccid, or what plug() was given)."""
+    qmp("device_del", id=device)
+
+
+def plug(driver, device, **properties):
+    """Plugs a device into the xHCI controller, e.g. plug("usb-mouse", "mouse")."""
+    qmp("device_add", driver=driver, id=device, bus="xhci.0", **properties)
