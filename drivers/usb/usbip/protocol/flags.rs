@@ -55,7 +55,7 @@ pub enum TransferType {
 }
 
 /// A set of transfer flags in the encoding of the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TransferFlags(u32);
 
 impl TransferFlags {

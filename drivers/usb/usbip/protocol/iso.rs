@@ -10,6 +10,7 @@
 //! back to the offsets *it* submitted ([`expand`]). Of the descriptors in a reply only status and
 //! actual length count ([`ReplyCheck`]).
 
+use core::fmt;
 use core::iter::FusedIterator;
 use core::ops::Range;
 
@@ -61,6 +62,18 @@ pub enum IsoError {
     Sum,
     /// Expanding in place would overwrite data of another packet that has not been moved yet.
     Overlap,
+}
+
+impl fmt::Display for IsoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Count => "bad number of packets",
+            Self::Bounds => "packet outside the buffer",
+            Self::ActualLength => "packet longer than asked for",
+            Self::Sum => "packets don't add up",
+            Self::Overlap => "packets overlap",
+        })
+    }
 }
 
 impl Packet {

@@ -34,7 +34,7 @@ pub mod flags;
 pub mod iso;
 pub mod ledger;
 pub mod limits;
-//pub mod op;
+pub mod op;
 pub mod speed;
 pub mod status;
 pub mod wire;

@@ -36,7 +36,7 @@ use errno::*;
 /// Zero or a negative errno that USB drivers expect
 /// (`Documentation/driver-api/usb/error-codes.rst`); never `-EINPROGRESS`, which means that the
 /// URB is still in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Status(i32);
 
 /// What kind of status is expected from the peer.

@@ -6,7 +6,7 @@
 const NIL: u32 = u32::MAX;
 
 /// The neighbours of a slot in the list it is on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Links {
     prev: u32,
     next: u32,
@@ -28,6 +28,7 @@ pub(super) trait Linked {
 
 /// Head and tail of one list. All lists over the same slice are used with that slice only.
 #[derive(Debug)]
+#[cfg_attr(not(MODULE), derive(Clone, Hash))]
 pub(super) struct List {
     head: u32,
     tail: u32,

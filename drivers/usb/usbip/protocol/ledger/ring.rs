@@ -9,7 +9,7 @@ use crate::limits::MAX_TOMBSTONES;
 use crate::wire::{Direction, UrbMeta};
 
 /// What a sequence number stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Slot {
     Free,
     /// The CMD_SUBMIT of an entry.
@@ -25,7 +25,7 @@ pub(super) enum Slot {
 }
 
 /// One slot of the table of sequence numbers, lent to a client ledger.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct RingSlot {
     seqnum: u32,
     slot: Slot,
@@ -62,6 +62,7 @@ pub fn ring_len(entries: usize) -> Option<usize> {
 
 /// The table: sequence number modulo length is the slot. Its length is a power of two, so that
 /// this stays true when the numbers wrap.
+#[cfg_attr(not(MODULE), derive(Clone, Hash))]
 pub(super) struct Ring<R> {
     slots: R,
     mask: u32,

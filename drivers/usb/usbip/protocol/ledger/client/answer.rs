@@ -2,6 +2,8 @@
 
 //! What the client's ledger answers.
 
+use core::fmt;
+
 use crate::ledger::Token;
 use crate::status::Status;
 use crate::wire::{self, UrbMeta};
@@ -103,6 +105,17 @@ pub enum Violation {
     Duplicate,
     /// RET_UNLINK while the RET_SUBMIT of its victim is still being received.
     BeingReceived,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownSeqnum => "reply to an unknown seqnum",
+            Self::UnlinkSeqnum => "submit reply to an unlink",
+            Self::Duplicate => "second reply to a seqnum",
+            Self::BeingReceived => "unlink reply during its victim's reply",
+        })
+    }
 }
 
 /// What to do with a RET_SUBMIT.

@@ -8,6 +8,7 @@ use super::super::list::{Linked, Links};
 use crate::wire::{self, UrbMeta};
 
 /// Where a URB is. The variant says which list of the ledger the entry is on.
+#[cfg_attr(not(MODULE), derive(Clone, Hash))]
 pub(super) enum State<T> {
     /// On the list of free entries.
     Free,
@@ -35,6 +36,7 @@ pub(super) enum State<T> {
 }
 
 /// Room for one URB, lent to a [`ClientLedger`].
+#[cfg_attr(not(MODULE), derive(Clone, Hash))]
 pub struct Entry<T> {
     pub(super) links: Links,
     pub(super) generation: NonZeroU32,

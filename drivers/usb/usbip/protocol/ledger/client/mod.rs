@@ -52,6 +52,7 @@ use entry::State;
 ///
 /// Every entry is on exactly one list, given by its [`State`]. An entry with a sequence number has
 /// a slot of the ring that points back to it, and no slot points to a free entry.
+#[cfg_attr(not(MODULE), derive(Clone, Hash))]
 pub struct ClientLedger<T, E, R> {
     entries: E,
     ring: Ring<R>,
