@@ -26,10 +26,10 @@ LOW, FULL, HIGH, WIRELESS, SUPER, SUPER_PLUS = 1, 2, 3, 4, 5, 6
 # How long things may take on an emulated machine under load; a test fails later, never earlier,
 # than on real hardware. SLACK scales all of them.
 SLACK = float(os.environ.get("RUSBIP_TEST_SLACK", "1"))
-ENUMERATION = 30.0 * SLACK
-SOON = 10.0 * SLACK
+ENUMERATION = 15.0 * SLACK
+SOON = 5.0 * SLACK
 # "Bounded time" of a teardown. The promise is 2 s (5 s with a device reset) on real hardware.
-TEARDOWN = 10.0 * SLACK
+TEARDOWN = 5.0 * SLACK
 
 
 class Timeout(AssertionError):

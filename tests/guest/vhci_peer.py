@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 
-from vhci import SOON, Timeout
+from vhci import ENUMERATION, SOON, Timeout
 from vhci_wire import HEADER, ISO_DESC, OUT, Submit, Unlink, parse_header, parse_iso, ret_submit
 from vhci_wire import ret_unlink
 
@@ -28,6 +28,9 @@ class Peer:
 
     def __init__(self, sock: socket.socket, device=None):
         self.sock = sock
+        # For the middle of a PDU and for tests that read by themselves; an idle thread waits
+        # in select() for as long as it takes.
+        self.sock.settimeout(ENUMERATION)
         self.device = device
         self.log = []
         self.inbox = queue.Queue()
@@ -168,7 +171,7 @@ class Peer:
         except TimeoutError:
             raise Timeout(f"no end of stream; {len(rest)} more bytes were read") from None
         finally:
-            self.sock.settimeout(None)
+            self.sock.settimeout(ENUMERATION)
         self.closed.set()
         return bytes(rest)
 

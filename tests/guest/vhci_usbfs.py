@@ -2,7 +2,6 @@
 """URBs from userspace: a thin layer over /dev/bus/usb (x86-64 and other 64-bit layouts)."""
 
 import ctypes
-import fcntl
 import os
 
 from vhci import SOON, wait_for
@@ -14,6 +13,20 @@ SHORT_NOT_OK, ISO_ASAP, ZERO_PACKET = 0x01, 0x02, 0x40
 
 def _ioc(direction: int, number: int, size: int) -> int:
     return (direction << 30) | (size << 16) | (ord("U") << 8) | number
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
+
+
+def _ioctl(fd: int, request: int, address=0) -> int:
+    """ioctl(2) with an address. fcntl.ioctl() hands the kernel a temporary copy of a structure,
+    but usbfs remembers the address of a URB and writes to it later."""
+    done = _libc.ioctl(fd, request, address)
+    if done < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return done
 
 
 class _UrbHead(ctypes.Structure):
@@ -156,7 +169,7 @@ class Device:
         self.close()
 
     def _int(self, request: int, value: int):
-        fcntl.ioctl(self.fd, request, value.to_bytes(4, "little"))
+        _ioctl(self.fd, request, ctypes.byref(ctypes.c_uint(value)))
 
     def claim(self, interface: int = 0):
         self._int(_CLAIMINTERFACE, interface)
@@ -165,8 +178,7 @@ class Device:
         self._int(_RELEASEINTERFACE, interface)
 
     def set_interface(self, interface: int, alternate: int):
-        fcntl.ioctl(self.fd, _SETINTERFACE,
-                    interface.to_bytes(4, "little") + alternate.to_bytes(4, "little"))
+        _ioctl(self.fd, _SETINTERFACE, (ctypes.c_uint * 2)(interface, alternate))
 
     def set_configuration(self, value: int):
         self._int(_SETCONFIGURATION, value)
@@ -175,10 +187,10 @@ class Device:
         self._int(_CLEAR_HALT, endpoint)
 
     def reset(self):
-        fcntl.ioctl(self.fd, _RESET)
+        _ioctl(self.fd, _RESET)
 
     def speed(self) -> int:
-        return fcntl.ioctl(self.fd, _GET_SPEED)
+        return _ioctl(self.fd, _GET_SPEED)
 
     def control(self, request_type: int, request: int, value: int, index: int, data=0,
                 timeout_ms: int = 5000):
@@ -191,7 +203,7 @@ class Device:
             ctypes.memmove(buffer, bytes(data), length)
         call = _Control(request_type, request, value, index, length, timeout_ms,
                         ctypes.addressof(buffer))
-        done = fcntl.ioctl(self.fd, _CONTROL, call)
+        done = _ioctl(self.fd, _CONTROL, ctypes.byref(call))
         return buffer.raw[:done] if incoming else done
 
     def submit(self, urb: Urb) -> Urb:
@@ -199,7 +211,7 @@ class Device:
         urb.reaped = False
         self.pending[urb.address] = urb
         try:
-            fcntl.ioctl(self.fd, _SUBMITURB, urb.layout)
+            _ioctl(self.fd, _SUBMITURB, urb.address)
         except OSError:
             del self.pending[urb.address]
             raise
@@ -207,13 +219,13 @@ class Device:
 
     def discard(self, urb: Urb):
         """Unlink and wait for it, as usbfs does."""
-        fcntl.ioctl(self.fd, _DISCARDURB, urb.layout)
+        _ioctl(self.fd, _DISCARDURB, urb.address)
 
     def reap_now(self):
         """One finished URB, or None. Raises ENODEV when the device is gone and none is left."""
         pointer = ctypes.c_void_p()
         try:
-            fcntl.ioctl(self.fd, _REAPURBNDELAY, pointer)
+            _ioctl(self.fd, _REAPURBNDELAY, ctypes.byref(pointer))
         except BlockingIOError:
             return None
         urb = self.pending.pop(pointer.value)
