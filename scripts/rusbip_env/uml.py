@@ -15,7 +15,7 @@ MAKE = {"uml-kasan": "ARCH=um LLVM=-19", "uml-lockdep": "ARCH=um"}
 # looks nowhere else for references (nor does lockdep for static locks).
 KERNEL_MAKE = {"uml-lockdep": "", "uml-kasan":
                "'CFLAGS_stub.o=-fno-PIC -fno-pic -fno-stack-protector -fomit-frame-pointer' "
-               "CFLAGS_KERNEL=-mlarge-data-threshold=2147483647"}
+               "'CFLAGS_KERNEL=-mlarge-data-threshold=2147483647 -Wno-unused-command-line-argument'"}
 # The module loader of ARCH=um knows no relocation of position-independent code.
 MODULE_FLAGS = "--cfg MODULE -Crelocation-model=static -Ccode-model=large"
 
