@@ -185,12 +185,13 @@ pub struct Move {
 /// The moves that put compacted IN data back to the offsets of its packets, last packet first.
 ///
 /// `packets` have the offset and length that were *submitted* and the actual length that
-/// [`ReplyCheck`] accepted; `total` is the length of the compacted data. Moves of no bytes and
-/// moves to where the data is already are left out.
+/// [`ReplyCheck`] accepted; `total` is the length of the compacted data. Moves of no bytes are left
+/// out.
 ///
 /// With `in_place`, the data lies at the start of the transfer buffer itself and each move is a
-/// memmove there; a move that would destroy data of an earlier packet is then an error. Packets in
-/// ascending order that don't overlap never cause it.
+/// memmove there. Moves to where the data is already are left out then, and a move that would
+/// destroy data of an earlier packet is an error. Packets in ascending order that don't overlap
+/// never cause it.
 ///
 /// Ends after the first error. Every range it yields lies within `total` and `buffer`.
 pub fn expand<I>(
@@ -216,7 +217,10 @@ where
             }
             Some(step)
         })
-        .filter(|step| !matches!(step, Ok(found) if found.len == 0 || found.from == found.to))
+        .filter(move |step| match step {
+            Ok(found) => found.len != 0 && !(in_place && found.from == found.to),
+            Err(_) => true,
+        })
         .fuse()
 }
 
