@@ -93,8 +93,7 @@ def accelerator(series):
         return chosen
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
-    here = cache.digest(platform.release(), Path("/proc/sys/kernel/random/boot_id"),
-                        kernels.release(series))
+    here = cache.digest(platform.release(), Path("/proc/sys/kernel/random/boot_id"))
     with cache.lock("kvm", lambda: say("waiting for the probe of KVM")):
         verdict = (cache.stamped("kvm") or "").split()
         if verdict[:1] != [here]:

@@ -5,7 +5,7 @@ import json
 import shlex
 import shutil
 
-from rusbip_env import cache, guest, modules
+from rusbip_env import cache, guest, kernels, modules, root, uml
 from rusbip_env.run import Failure
 
 from . import host, oracle
@@ -26,9 +26,20 @@ def run(lane, options):
         return [Result("the lane runs", FAILED, str(failure))]
 
 
+def prepare(kernel):
+    """What the lane needs, made or fetched if it is not in the cache."""
+    root.prepare()
+    kernels.prepare(uml.SERIES if kernel in uml.MAKE else kernel)
+    if kernel in uml.MAKE:
+        uml.prepare(kernel)
+    else:
+        kernels.prepare_tree(kernel)
+
+
 def run_guest(lane, options):
     """Builds the modules, boots, runs pytest on tests/guest, judges."""
     kernel = KERNEL[lane]
+    prepare(kernel)
     results = []
     if options.source or (cache.REPO / "Kbuild").exists():
         folder, log = modules.build(kernel, options.source)
@@ -40,7 +51,6 @@ def run_guest(lane, options):
     with cache.lock(f"lane-{lane}", lambda: print(f"{lane}: waiting for another run")):
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        guest.check(kernel)
         pytest = ["python3", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short", "-ra",
                   "-p", "lib.progress", "--junitxml=/out/junit.xml", *options.pytest, "."]
         status = guest.run(
