@@ -5,7 +5,7 @@ import json
 import shlex
 import shutil
 
-from rusbip_env import cache, guest, kernels, modules, root, uml
+from rusbip_env import cache, guest, kernels, modules, root, tools, uml
 from rusbip_env.run import Failure
 
 from . import host, oracle
@@ -29,10 +29,12 @@ def run(lane, options):
 def prepare(kernel):
     """What the lane needs, made or fetched if it is not in the cache."""
     root.prepare()
-    kernels.prepare(uml.SERIES if kernel in uml.MAKE else kernel)
+    kernels.prepare(uml.SERIES)
+    tools.prepare()
     if kernel in uml.MAKE:
         uml.prepare(kernel)
     else:
+        kernels.prepare(kernel)
         kernels.prepare_tree(kernel)
 
 
@@ -58,7 +60,7 @@ def run_guest(lane, options):
             "python3 /rusbip/tests/lib/lane_end.py && exit $status",
             guest.Options(kernel, timeout=options.timeout or TIMEOUT[lane], out=out,
                           modules=folder, env={
-                              "RUSBIP_LANE": lane, "PYTHONPATH": "/rusbip/tests",
+                              "RUSBIP_LANE": lane, "PYTHONPATH": "/rusbip/tests:/usr/local/lib/rusbip/python",
                               "RUSBIP_PROGRESS": "/out/progress.jsonl"} | options.env))
         return results + judge(lane, out, status)
 
