@@ -9,6 +9,7 @@ use usbip_protocol::ledger::server::{self, bucket_len, Bucket, Caps, ServerLedge
 use usbip_protocol::ledger::{ring_len, RingSlot};
 use usbip_protocol::wire::{Direction, UrbMeta};
 
+pub mod explore;
 pub mod golden;
 pub mod pcap;
 
