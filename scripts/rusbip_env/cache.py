@@ -21,6 +21,10 @@ STAMPS = CACHE / "stamps"
 BUILD = CACHE / "build"
 
 
+class Mounted(Exception):
+    """A tree cannot be removed because something is mounted in it."""
+
+
 def digest(*parts):
     """SHA-256 over strings, bytes, and the names and contents of files and folders (Path)."""
     total = hashlib.sha256()
@@ -95,5 +99,5 @@ def remove(path):
         for mounts in Path("/proc/self/mountinfo").read_text().splitlines():
             where = mounts.split()[4]
             if where.startswith(f"{path}/"):
-                raise OSError(f"{where} is mounted; unmount it before {path} can be removed")
+                raise Mounted(f"{where} is mounted; unmount it before {path} can be removed")
         shutil.rmtree(path)

@@ -65,7 +65,9 @@ def bootstrap():
     temporary = cache.ROOT.with_name("root.tmp")
     cache.remove(temporary)
     logged(f"Debian 13 root from {MIRROR} ({len(PACKAGES)} packages and what they need)",
-           ["mmdebstrap", "--variant=minbase", "--components=main",
+           # Namespaces of its own: nothing stays mounted or running when this is interrupted.
+           ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+            "mmdebstrap", "--variant=minbase", "--components=main",
             "--include=" + ",".join(PACKAGES), SUITE, str(temporary), MIRROR],
            "root.log", env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
     temporary.rename(cache.ROOT)

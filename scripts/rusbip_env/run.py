@@ -82,7 +82,7 @@ def main(body):
     """Entry point wrapper: exit status, one-line errors, quiet interruption."""
     try:
         sys.exit(body())
-    except Failure as failure:
+    except (Failure, cache.Mounted) as failure:
         print(f"{os.path.basename(sys.argv[0])}: {failure}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
