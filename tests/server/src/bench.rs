@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is measured, and how.
+
+use std::fmt;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use usbip_protocol::wire::HEADER_LEN;
+
+use crate::cpu::Usage;
+use crate::models::null::{IN, OUT};
+use crate::usbfs::{Device, Urb};
+
+/// One way to load the client.
+#[derive(Debug)]
+pub struct Case {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether data comes in.
+    pub incoming: bool,
+    /// Bytes per URB.
+    pub size: usize,
+    /// URBs in flight.
+    pub depth: usize,
+}
+
+const fn case(name: &'static str, incoming: bool, size: usize, depth: usize) -> Case {
+    Case {
+        name,
+        incoming,
+        size,
+        depth,
+    }
+}
+
+/// Every case.
+pub const CASES: [Case; 10] = [
+    case("in-64-d1", true, 64, 1),
+    case("in-64-d32", true, 64, 32),
+    case("out-64-d1", false, 64, 1),
+    case("out-64-d32", false, 64, 32),
+    case("in-4k-d1", true, 4 << 10, 1),
+    case("in-4k-d32", true, 4 << 10, 32),
+    case("out-4k-d1", false, 4 << 10, 1),
+    case("out-4k-d32", false, 4 << 10, 32),
+    // Few enough for the 16 MiB that usbfs lends out by default.
+    case("in-1m-d4", true, 1 << 20, 4),
+    case("out-1m-d4", false, 1 << 20, 4),
+];
+
+/// What a case gave.
+pub struct Measured {
+    /// The case.
+    pub case: &'static Case,
+    /// URBs that finished.
+    pub urbs: u64,
+    /// Time it took.
+    pub elapsed: Duration,
+    /// CPU time it took.
+    pub usage: Usage,
+}
+
+impl Measured {
+    /// Heading for the lines of [`Display`](fmt::Display).
+    pub const TITLE: &'static str =
+        "case            URBs/s      MiB/s  us/URB  CPU us/URB  CPU ms/MiB  busiest tasks";
+
+    fn rate(&self) -> f64 {
+        self.urbs as f64 / self.elapsed.as_secs_f64()
+    }
+
+    fn mib(&self) -> f64 {
+        self.urbs as f64 * self.case.size as f64 / f64::from(1 << 20)
+    }
+
+    fn cpu_per_urb(&self) -> f64 {
+        self.usage.system.as_secs_f64() * 1e6 / self.urbs as f64
+    }
+
+    fn cpu_per_mib(&self) -> f64 {
+        self.usage.system.as_secs_f64() * 1e3 / self.mib()
+    }
+
+    /// One object, in one line.
+    pub fn json(&self, label: &str) -> String {
+        let tasks: Vec<String> = self
+            .usage
+            .tasks
+            .iter()
+            .map(|(name, time)| format!("{name:?}: {}", time.as_nanos()))
+            .collect();
+        format!(
+            "{{\"label\": {label:?}, \"case\": {:?}, \"size\": {}, \"depth\": {}, \"urbs\": {}, \
+             \"seconds\": {:.6}, \"urbs_per_s\": {:.1}, \"mib_per_s\": {:.3}, \
+             \"cpu_us_per_urb\": {:.3}, \"cpu_ms_per_mib\": {:.3}, \"tasks_ns\": {{{}}}}}",
+            self.case.name,
+            self.case.size,
+            self.case.depth,
+            self.urbs,
+            self.elapsed.as_secs_f64(),
+            self.rate(),
+            self.mib() / self.elapsed.as_secs_f64(),
+            self.cpu_per_urb(),
+            self.cpu_per_mib(),
+            tasks.join(", ")
+        )
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut tasks: Vec<_> = self.usage.tasks.iter().collect();
+        tasks.sort_by_key(|&(_, time)| std::cmp::Reverse(time));
+        let share = |time: &Duration| 100.0 * time.as_secs_f64() / self.elapsed.as_secs_f64();
+        let busiest: Vec<String> = tasks
+            .iter()
+            .take(4)
+            .map(|(name, time)| format!("{name} {:.0}%", share(time)))
+            .collect();
+        write!(
+            f,
+            "{:12} {:9.0} {:10.2} {:7.1} {:11.1} {:11.2}  {}",
+            self.case.name,
+            self.rate(),
+            self.mib() / self.elapsed.as_secs_f64(),
+            1e6 / self.rate(),
+            self.cpu_per_urb(),
+            self.cpu_per_mib(),
+            busiest.join(", ")
+        )
+    }
+}
+
+/// The node of the first null device that is plugged in.
+///
+/// # Errors
+///
+/// There is none.
+pub fn find_null_device() -> Result<PathBuf> {
+    for entry in fs::read_dir("/sys/bus/usb/devices")? {
+        let path = entry?.path();
+        let read = |name: &str| fs::read_to_string(path.join(name)).unwrap_or_default();
+        let configured = !read("bConfigurationValue").trim().is_empty();
+        if read("idVendor").trim() == "1209" && read("idProduct").trim() == "0002" && configured {
+            let number = |name| read(name).trim().parse::<u32>().context("no device number");
+            let (bus, device) = (number("busnum")?, number("devnum")?);
+            return Ok(format!("/dev/bus/usb/{bus:03}/{device:03}").into());
+        }
+    }
+    bail!("no null device is plugged in")
+}
+
+/// Keeps `case.depth` URBs in flight for `span`; returns how many finished.
+///
+/// # Errors
+///
+/// A URB fails or is short.
+pub fn run_usb(device: &mut Device, case: &Case, span: Duration) -> Result<u64> {
+    let endpoint = if case.incoming { IN } else { OUT };
+    let end = Instant::now() + span;
+    for _ in 0..case.depth {
+        device.submit(Urb::bulk(endpoint, vec![0; case.size]))?;
+    }
+    let mut finished = 0;
+    let mut pending = case.depth;
+    while pending > 0 {
+        let urb = device.reap()?;
+        ensure!(
+            urb.status() == 0 && urb.actual() == case.size,
+            "URB ended with status {} after {} bytes",
+            urb.status(),
+            urb.actual()
+        );
+        finished += 1;
+        if Instant::now() < end {
+            device.submit(urb)?;
+        } else {
+            pending -= 1;
+        }
+    }
+    Ok(finished)
+}
+
+/// The same messages as [`run_usb`] over bare loopback TCP: a header and data one way, a header
+/// and data the other.
+///
+/// # Errors
+///
+/// As of the sockets.
+pub fn run_loopback(case: &Case, span: Duration) -> Result<u64> {
+    let (request, reply) = if case.incoming {
+        (HEADER_LEN, HEADER_LEN + case.size)
+    } else {
+        (HEADER_LEN + case.size, HEADER_LEN)
+    };
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let mut near = TcpStream::connect(listener.local_addr()?)?;
+    let (mut far, _) = listener.accept()?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    let server = thread::spawn(move || {
+        let (mut input, output) = (vec![0; request], vec![0; reply]);
+        while far.read_exact(&mut input).is_ok() && far.write_all(&output).is_ok() {}
+    });
+    // With one request under way the thread that reads may write as well, which saves a wake-up.
+    // With more, full windows in both directions would stop both ends.
+    if case.depth == 1 {
+        let (mut finished, output, mut input) = (0, vec![0; request], vec![0; reply]);
+        let end = Instant::now() + span;
+        while Instant::now() < end {
+            near.write_all(&output)?;
+            near.read_exact(&mut input)?;
+            finished += 1;
+        }
+        near.shutdown(std::net::Shutdown::Both)?;
+        server.join().map_err(|_| anyhow::anyhow!("server died"))?;
+        return Ok(finished);
+    }
+    let mut writer = near.try_clone()?;
+    let (go, orders) = std::sync::mpsc::channel::<()>();
+    let sender = thread::spawn(move || {
+        let output = vec![0; request];
+        while orders.recv().is_ok() && writer.write_all(&output).is_ok() {}
+    });
+    let end = Instant::now() + span;
+    let mut input = vec![0; reply];
+    let (mut finished, mut pending) = (0, case.depth);
+    for _ in 0..case.depth {
+        go.send(())?;
+    }
+    while pending > 0 {
+        near.read_exact(&mut input)?;
+        finished += 1;
+        if Instant::now() < end {
+            go.send(())?;
+        } else {
+            pending -= 1;
+        }
+    }
+    drop(go);
+    near.shutdown(std::net::Shutdown::Both)?;
+    sender.join().map_err(|_| anyhow::anyhow!("sender died"))?;
+    server.join().map_err(|_| anyhow::anyhow!("server died"))?;
+    Ok(finished)
+}
