@@ -150,7 +150,7 @@ impl Device {
     pub fn devid(&self) -> Option<u32> {
         let bus = u16::try_from(self.busnum).ok()?;
         let dev = u16::try_from(self.devnum).ok()?;
-        Some(u32::from(bus) << 16 | u32::from(dev))
+        Some((u32::from(bus) << 16) | u32::from(dev))
     }
 }
 
