@@ -63,6 +63,6 @@ pub fn hex(text: &str) -> Vec<u8> {
     assert!(digits.len() % 2 == 0, "half a byte");
     digits
         .chunks(2)
-        .map(|pair| (pair[0] << 4 | pair[1]) as u8)
+        .map(|pair| ((pair[0] << 4) | pair[1]) as u8)
         .collect()
 }

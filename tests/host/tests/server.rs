@@ -322,7 +322,7 @@ enum Call {
 
 fn call() -> impl Strategy<Value = Call> {
     // Multiples of a large power of two collide in a table without a good hash.
-    let number = || (0u32..8).prop_map(|n| n << 29 | n);
+    let number = || (0u32..8).prop_map(|n| (n << 29) | n);
     prop_oneof![
         6 => (number(), 0u32..500).prop_map(|(n, bytes)| Call::Admit(n, bytes)),
         1 => number().prop_map(Call::Refuse),

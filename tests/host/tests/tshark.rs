@@ -54,7 +54,7 @@ fn import() -> Vec<(From, Vec<u8>)> {
 }
 
 #[test]
-fn import_and_device_list() {
+fn tshark_reads_import_and_device_list() {
     let fields = [
         "usbip.version",
         "usbip.operation",
@@ -109,7 +109,7 @@ fn import_and_device_list() {
 }
 
 #[test]
-fn urb_phase() {
+fn tshark_reads_the_urb_phase() {
     let pdus = urb_pdus();
     let mut messages = import();
     messages.extend(pdus.iter().map(|pdu| match pdu.meaning {
