@@ -51,6 +51,13 @@ def unload():
     return {name: text for name, text in why.items() if name in loaded()}
 
 
+def busy_ports():
+    """Lines of vhci's status files that are not of a free port (status 4)."""
+    lines = [line for file in Path("/sys/devices/platform").glob("vhci_hcd.0/status*")
+             for line in read(file).splitlines()[1:]]
+    return [line for line in lines if line.split()[2:3] != ["004"]]
+
+
 def threads():
     """Kernel threads with a name like ours."""
     found = []
@@ -86,6 +93,7 @@ def main():
     # Once while the modules are there and their symbols can be named, once after.
     scans = scan_leaks() if has_kmemleak else 0
     leaked = leaks()
+    busy = busy_ports()
     stuck = unload()
     if has_kmemleak:
         scans += scan_leaks()
@@ -96,6 +104,7 @@ def main():
     options = gzip.decompress(config.read_bytes()).decode() if config.exists() else ""
     state = {
         "taint": int(read("/proc/sys/kernel/tainted", "-1")),
+        "busy": busy,
         "stuck": stuck,
         "threads": threads(),
         "debug_locks": int(locks[1]) if locks else None,

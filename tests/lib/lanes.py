@@ -61,7 +61,7 @@ def run_guest(lane, options):
             guest.Options(kernel, timeout=options.timeout or TIMEOUT[lane], out=out,
                           modules=folder, env={
                               "RUSBIP_LANE": lane, "PYTHONPATH": "/rusbip/tests:/usr/local/lib/rusbip/python",
-                              "RUSBIP_PROGRESS": "/out/progress.jsonl"} | options.env))
+                              "RUSBIP_PROGRESS": "/out/progress.jsonl"} | options.variables))
         return results + judge(lane, out, status)
 
 

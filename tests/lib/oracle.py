@@ -126,6 +126,7 @@ def taint_finding(taint, lane):
 def end_findings(state, lane):
     """From what tests/lib/lane_end.py saw inside the guest (its JSON) to a list of findings."""
     bad = [f"module {name} cannot be unloaded: {why}" for name, why in state["stuck"].items()]
+    bad += [f"port left in use: {line}" for line in state["busy"]]
     bad += [f"thread left behind: {name}" for name in state["threads"]]
     if finding := taint_finding(state["taint"], lane):
         bad.append(finding)

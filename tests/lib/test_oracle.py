@@ -98,7 +98,7 @@ def test_noise_does_not_cover_the_same_headline_elsewhere():
 
 def end(**changes):
     """What a healthy guest reports at its end, with changes."""
-    return {"taint": 4608, "stuck": {}, "threads": [], "debug_locks": 1, "kasan": True,
+    return {"taint": 4608, "busy": [], "stuck": {}, "threads": [], "debug_locks": 1, "kasan": True,
             "kasan_multi_shot": True, "kmemleak": True, "failslab": True, "scans": 4,
             "leaks": []} | changes
 
@@ -107,6 +107,7 @@ def end(**changes):
     ({"taint": 4608 | 128}, "taint is 4736"),
     ({"taint": -1}, "taint is -1"),
     ({"stuck": {"vhci_hcd_rs": "in use"}}, "vhci_hcd_rs cannot be unloaded: in use"),
+    ({"busy": ["hs 0003 006 002 00010002 000000 3-4"]}, "port left in use: hs 0003"),
     ({"threads": ["vhci_rx"]}, "thread left behind: vhci_rx"),
     ({"debug_locks": 0}, "lockdep is off"),
     ({"debug_locks": None}, "lockdep is off"),
