@@ -68,7 +68,7 @@ def bootstrap():
            # Namespaces of its own: nothing stays mounted or running when this is interrupted.
            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
             "mmdebstrap", "--variant=minbase", "--components=main",
-            "--include=" + ",".join(PACKAGES), SUITE, str(temporary), MIRROR],
+            "--dpkgopt=force-unsafe-io", "--include=" + ",".join(PACKAGES), SUITE, str(temporary), MIRROR],
            "root.log", env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
     temporary.rename(cache.ROOT)
 
@@ -85,7 +85,8 @@ def install(what, packages, log, release=None):
     options = ["-t", release] if release else []
     logged(what, chroot.shell(
         "dpkg --configure -a; apt-get -qq -f install -y; apt-get update\n"
-        + chroot.quote("apt-get", "install", "-y", "--no-install-recommends", *options, *packages)
+        + chroot.quote("apt-get", "install", "-y", "--no-install-recommends",
+                       "-o", "Dpkg::Options::=--force-unsafe-io", *options, *packages)
         + "\napt-get clean"), log, env=chroot.environment())
 
 
