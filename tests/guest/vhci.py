@@ -92,7 +92,9 @@ class Port:
     line: str
 
 
-LINE = re.compile(r"^(hs|ss)  (\d{4}) (\d{3}) (\d{3}) ([0-9a-f]{8}) (\d{6}) (\S+)$")
+# The C driver shows a socket that is going down as 4294967295.
+LINE = re.compile(r"^(hs|ss)  (\d{4}) (\d{3}) (\d{3}) ([0-9a-f]{8}) (\d{6}%s) (\S+)$"
+                  % ("|4294967295" if CLIENT == "c" else ""))
 HEADER = "hub port sta spd dev      sockfd local_busid"
 
 

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The unmodified usbip tool against the client: statements 151-155, 157, 158, and the contract of
+concurrent attaches."""
+
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+import vhci
+from vhci_server import Server, usbip
+from vhci_session import beyond_c
+
+pytest_plugins = ("vhci_fixtures",)
+
+RECORDS = Path("/var/run/vhci_hcd")
+
+
+@pytest.fixture
+def server():
+    running = []
+
+    def start(*devices):
+        running.append(Server(*devices))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()
+    for port in vhci.ports():
+        if port.state != vhci.NULL:
+            vhci.wait_free(port.number)
+
+
+def test_s151_list(server):
+    one = server("null", "keyboard,busid=7-1.2")
+    text = one.usbip("list", "-r", "127.0.0.1").stdout
+    assert " 1-1: " in text and " 7-1.2: " in text and "(1209:0002)" in text
+    number = one.attach("1-1")
+    text = one.usbip("list", "-r", "127.0.0.1").stdout
+    assert " 1-1: " not in text and " 7-1.2: " in text, "used devices are hidden"
+    usbip("detach", "-p", str(number))
+
+
+def test_s152_attach(server):
+    one = server("disk,size=1M")
+    done = one.usbip("attach", "-r", "127.0.0.1", "-b", "1-1")
+    assert (done.stdout, done.stderr) == ("", "")
+    number, = (p.number for p in vhci.ports() if p.state != vhci.NULL)
+    assert (RECORDS / f"port{number}").read_text() == f"127.0.0.1 {one.port} 1-1\n"
+    vhci.wait_configured(number)
+    text = usbip("port").stdout
+    assert f"Port {number:02}: <Port in Use> at High Speed(480Mbps)" in text
+    assert f"usbip://127.0.0.1:{one.port}/1-1" in text
+    assert "remote bus/dev 001/002" in text
+    usbip("detach", "-p", str(number))
+    vhci.wait_free(number)
+    assert f"Port {number:02}" not in usbip("port").stdout
+
+
+def test_s153_s154_refusals(server):
+    one = server("null")
+    number = one.attach("1-1")
+    done = one.usbip("attach", "-r", "127.0.0.1", "-b", "1-1", check=False)
+    assert done.returncode != 0 and "busy" in done.stderr.lower()
+    done = one.usbip("attach", "-r", "127.0.0.1", "-b", "8-8", check=False)
+    assert done.returncode != 0
+    usbip("detach", "-p", str(number))
+    vhci.wait_free(number)
+
+
+def test_s155_detach(server):
+    one = server("null")
+    number = one.attach("1-1")
+    usbip("detach", "-p", str(number))
+    vhci.wait_free(number)
+    again = usbip("detach", "-p", str(number))
+    assert "already detached" in again.stdout + again.stderr
+    if vhci.nports() <= 255:
+        done = usbip("detach", "-p", "255", check=False)
+        assert done.returncode != 0 and "invalid" in (done.stdout + done.stderr).lower()
+
+
+def test_s157_every_port_is_listed(server):
+    """The parser of the tool indexes an array by port number: every number must appear once."""
+    assert [p.number for p in vhci.ports()] == list(range(vhci.nports()))
+    assert "Imported USB devices" in usbip("port").stdout
+
+
+@beyond_c("shows a device before udev can find it")
+def test_s157_tool_works_during_attach(plug):
+    """At no moment of an attach or detach does the status make the tool give up."""
+    from vhci_device import FakeDevice  # pylint: disable=import-outside-toplevel
+    stop = threading.Event()
+    failures = []
+
+    def look():
+        while not stop.is_set():
+            done = usbip("port", check=False)
+            if done.returncode:
+                failures.append(done.stderr)
+
+    worker = threading.Thread(target=look)
+    worker.start()
+    try:
+        for _ in range(6):
+            session = plug(FakeDevice())
+            vhci.detach(session.port)
+            session.gone()
+    finally:
+        stop.set()
+        worker.join()
+    assert not failures, failures[:3]
+
+
+def test_two_attaches_at_once(server):
+    """Both may choose the same port: one is told EBUSY and tries again. The C tool does not look
+    at the ports again before it does, so it goes on until that port is free; in the end both
+    have succeeded."""
+    one = server("null", "zero")
+    tools = {busid: subprocess.Popen(["usbip", "--tcp-port", str(one.port), "attach", "-r",
+                                      "127.0.0.1", "-b", busid]) for busid in ("1-1", "1-2")}
+    seen = set()
+
+    def step():
+        """Waits for both; makes room if one spins."""
+        for port in vhci.ports():
+            if port.state != vhci.NULL:
+                seen.add(port.devid)
+        running = [tool for tool in tools.values() if tool.poll() is None]
+        if len(running) == 1 and len(seen) == 1:
+            port, = (p for p in vhci.ports() if p.state != vhci.NULL)
+            vhci.wait_configured(port.number)
+            if running[0].poll() is None:
+                vhci.detach(port.number)
+        return not running
+
+    vhci.wait_for(step, "both tools", vhci.ENUMERATION)
+    assert {tool.returncode for tool in tools.values()} == {0}
+    used = vhci.wait_for(lambda: [p for p in vhci.ports() if p.state != vhci.NULL], "a device")
+    seen |= {port.devid for port in used}
+    assert seen == {0x00010002, 0x00010003}
+    for port in used:
+        vhci.wait_configured(port.number)
+        usbip("detach", "-p", str(port.number))
+    for port in used:
+        vhci.wait_free(port.number)
+
+
+def test_server_dies(server):
+    """The server's end: devices go, the tool works, nothing is left."""
+    one = server("disk,size=1M", "keyboard", "disk,size=1M,speed=super")
+    numbers = [one.attach(busid) for busid in ("1-1", "1-2", "1-3")]
+    one.stop()
+    for number in numbers:
+        vhci.wait_free(number)
+    assert "Port in Use" not in usbip("port").stdout
+
+
+@pytest.mark.parametrize("cycles", [15])
+def test_attach_cycles(server, cycles):
+    """Over and over with a driver bound; s158: never a port in the error state."""
+    one = server("disk,size=1M")
+    for _ in range(cycles):
+        number = one.attach("1-1")
+        assert all(p.state != vhci.ERROR for p in vhci.ports())
+        usbip("detach", "-p", str(number))
+        vhci.wait_free(number)
+        vhci.wait_for(lambda: " 1-1: " in one.usbip("list", "-r", "127.0.0.1").stdout,
+                      "the server to have its device back")
