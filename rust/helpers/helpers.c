@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Inline functions and macros of the kernel for Rust, as global functions. `kernel_ext_helper_x`
+ * is called `x` in Rust. (The kernel's own prefix, rust_helper_, is taken by the kernel's own.)
+ *
+ * Exported, because generic and inlined Rust functions call them from the modules that use them.
+ */
+
+#include <linux/device.h>
+#include <linux/export.h>
+#include <linux/file.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/jiffies.h>
+#include <linux/kthread.h>
+#include <linux/net.h>
+#include <linux/scatterlist.h>
+#include <linux/sched/mm.h>
+#include <linux/sockptr.h>
+#include <linux/spinlock.h>
+#include <linux/tcp.h>
+#include <linux/usb.h>
+#include <linux/usb/hcd.h>
+#include <linux/vm_sockets.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+#include <net/tls_prot.h>
+#include <uapi/linux/tls.h>
+
+#include "helpers.h"
+
+/* -- Locks, waiting, tasks ------------------------------------------------------------------- */
+
+unsigned long kernel_ext_helper_spin_lock_irqsave(spinlock_t *lock)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(lock, flags);
+	return flags;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_spin_lock_irqsave);
+
+bool kernel_ext_helper_spin_trylock_irqsave(spinlock_t *lock, unsigned long *flags)
+{
+	unsigned long saved;
+
+	if (!spin_trylock_irqsave(lock, saved))
+		return false;
+	*flags = saved;
+	return true;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_spin_trylock_irqsave);
+
+void kernel_ext_helper_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags)
+{
+	spin_unlock_irqrestore(lock, flags);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_spin_unlock_irqrestore);
+
+void kernel_ext_helper_local_bh_disable(void)
+{
+	local_bh_disable();
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_local_bh_disable);
+
+void kernel_ext_helper_local_bh_enable(void)
+{
+	local_bh_enable();
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_local_bh_enable);
+
+unsigned int kernel_ext_helper_memalloc_noio_save(void)
+{
+	return memalloc_noio_save();
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_memalloc_noio_save);
+
+void kernel_ext_helper_memalloc_noio_restore(unsigned int flags)
+{
+	memalloc_noio_restore(flags);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_memalloc_noio_restore);
+
+unsigned long kernel_ext_helper_msecs_to_jiffies(unsigned int ms)
+{
+	return msecs_to_jiffies(ms);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_msecs_to_jiffies);
+
+/* kthread_should_stop() may be called by kernel threads only. */
+bool kernel_ext_helper_current_should_stop(void)
+{
+	return (current->flags & PF_KTHREAD) && kthread_should_stop();
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_current_should_stop);
+
+struct workqueue_struct *kernel_ext_helper_alloc_workqueue(const char *name, unsigned int flags,
+							   int max_active)
+{
+	return alloc_workqueue("%s", flags, max_active, name);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_alloc_workqueue);
+
+/* -- Devices --------------------------------------------------------------------------------- */
+
+void kernel_ext_helper_dev_pm_syscore_device(struct device *dev, bool val)
+{
+	dev_pm_syscore_device(dev, val);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_dev_pm_syscore_device);
+
+void kernel_ext_helper_device_lock(struct device *dev)
+{
+	device_lock(dev);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_device_lock);
+
+void kernel_ext_helper_device_unlock(struct device *dev)
+{
+	device_unlock(dev);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_device_unlock);
+
+void *kernel_ext_helper_sg_virt(struct scatterlist *sg)
+{
+	return sg_virt(sg);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sg_virt);
+
+struct page *kernel_ext_helper_sg_page(struct scatterlist *sg)
+{
+	return sg_page(sg);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sg_page);
+
+/* -- USB ------------------------------------------------------------------------------------- */
+
+struct usb_hcd *kernel_ext_helper_bus_to_hcd(struct usb_bus *bus)
+{
+	return bus_to_hcd(bus);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_bus_to_hcd);
+
+struct usb_bus *kernel_ext_helper_hcd_to_bus(struct usb_hcd *hcd)
+{
+	return hcd_to_bus(hcd);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_hcd_to_bus);
+
+bool kernel_ext_helper_hcd_hw_accessible(struct usb_hcd *hcd)
+{
+	return HCD_HW_ACCESSIBLE(hcd);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_hcd_hw_accessible);
+
+void kernel_ext_helper_hcd_set_hw_accessible(struct usb_hcd *hcd, bool accessible)
+{
+	if (accessible)
+		set_bit(HCD_FLAG_HW_ACCESSIBLE, &hcd->flags);
+	else
+		clear_bit(HCD_FLAG_HW_ACCESSIBLE, &hcd->flags);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_hcd_set_hw_accessible);
+
+void kernel_ext_helper_hcd_unlink_urb_irqsave(struct usb_hcd *hcd, struct urb *urb)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	usb_hcd_unlink_urb_from_ep(hcd, urb);
+	local_irq_restore(flags);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_hcd_unlink_urb_irqsave);
+
+bool kernel_ext_helper_usb_urb_dir_in(struct urb *urb)
+{
+	return usb_urb_dir_in(urb);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_usb_urb_dir_in);
+
+int kernel_ext_helper_usb_endpoint_type(const struct usb_endpoint_descriptor *epd)
+{
+	return usb_endpoint_type(epd);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_usb_endpoint_type);
+
+/* -- Sockets --------------------------------------------------------------------------------- */
+
+/* Established, and neither end has said that it will send or receive no more. */
+bool kernel_ext_helper_sock_is_connected(struct socket *sock)
+{
+	const struct sock *sk = sock->sk;
+
+	return READ_ONCE(sk->sk_state) == TCP_ESTABLISHED &&
+	       !(READ_ONCE(sk->sk_shutdown) & SHUTDOWN_MASK);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_is_connected);
+
+u16 kernel_ext_helper_sock_family(struct socket *sock)
+{
+	return READ_ONCE(sock->sk->sk_family);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_family);
+
+bool kernel_ext_helper_sock_is_tcp(struct socket *sock)
+{
+	return sk_is_tcp(sock->sk);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_is_tcp);
+
+/* Allocations on behalf of the socket wait for no I/O, and leave current->task_frag alone. */
+void kernel_ext_helper_sock_set_noio(struct socket *sock)
+{
+	sock->sk->sk_allocation = GFP_NOIO;
+	sock->sk->sk_use_task_frag = false;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_set_noio);
+
+/* In ms, -1 for no limit. Neither type of socket reads them under a lock. */
+static long timeo_to_ms(long timeo)
+{
+	return timeo == MAX_SCHEDULE_TIMEOUT ? -1 : jiffies_to_msecs(timeo);
+}
+
+static long ms_to_timeo(long ms)
+{
+	return ms < 0 ? MAX_SCHEDULE_TIMEOUT : max(1L, (long)msecs_to_jiffies(ms));
+}
+
+long kernel_ext_helper_sock_rcvtimeo(struct socket *sock)
+{
+	return timeo_to_ms(READ_ONCE(sock->sk->sk_rcvtimeo));
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_rcvtimeo);
+
+void kernel_ext_helper_sock_set_rcvtimeo(struct socket *sock, long ms)
+{
+	WRITE_ONCE(sock->sk->sk_rcvtimeo, ms_to_timeo(ms));
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_set_rcvtimeo);
+
+long kernel_ext_helper_sock_sndtimeo(struct socket *sock)
+{
+	return timeo_to_ms(READ_ONCE(sock->sk->sk_sndtimeo));
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_sndtimeo);
+
+void kernel_ext_helper_sock_set_sndtimeo(struct socket *sock, long ms)
+{
+	WRITE_ONCE(sock->sk->sk_sndtimeo, ms_to_timeo(ms));
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_set_sndtimeo);
+
+/* A TCP socket (sk_is_tcp) for all of the following. */
+void kernel_ext_helper_tcp_set_nodelay(struct socket *sock)
+{
+	tcp_sock_set_nodelay(sock->sk);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_set_nodelay);
+
+/* Values that are 0 were never set and follow the network namespace's sysctl. */
+void kernel_ext_helper_tcp_set_keepalive(struct socket *sock, int idle, int interval, int count)
+{
+	struct tcp_sock *tp = tcp_sk(sock->sk);
+
+	if (!READ_ONCE(tp->keepalive_time))
+		tcp_sock_set_keepidle(sock->sk, idle);
+	if (!READ_ONCE(tp->keepalive_intvl))
+		tcp_sock_set_keepintvl(sock->sk, interval);
+	if (!READ_ONCE(tp->keepalive_probes))
+		tcp_sock_set_keepcnt(sock->sk, count);
+	sock_set_keepalive(sock->sk);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_set_keepalive);
+
+void kernel_ext_helper_tcp_set_user_timeout(struct socket *sock, int ms)
+{
+	if (!READ_ONCE(inet_csk(sock->sk)->icsk_user_timeout))
+		tcp_sock_set_user_timeout(sock->sk, ms);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_set_user_timeout);
+
+int kernel_ext_helper_sock_peer(struct socket *sock, struct kernel_ext_peer_address *peer)
+{
+	union {
+		struct sockaddr_storage storage;
+		struct sockaddr addr;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+		struct sockaddr_vm vm;
+	} u = {};
+	int ret = kernel_getpeername(sock, &u.addr);
+
+	memset(peer, 0, sizeof(*peer));
+	if (ret < 0)
+		return ret;
+	switch (u.addr.sa_family) {
+	case AF_INET:
+		memcpy(peer->ip, &u.in.sin_addr, sizeof(u.in.sin_addr));
+		peer->port = ntohs(u.in.sin_port);
+		break;
+	case AF_INET6:
+		memcpy(peer->ip, &u.in6.sin6_addr, sizeof(u.in6.sin6_addr));
+		peer->port = ntohs(u.in6.sin6_port);
+		break;
+	case AF_VSOCK:
+		peer->cid = u.vm.svm_cid;
+		peer->port = u.vm.svm_port;
+		break;
+	}
+	return ret;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_peer);
+
+/*
+ * Receives a piece of a record that is not application data, without blocking. Returns the number
+ * of bytes; the record's type, or 0 if the socket did not say, is in *type.
+ */
+int kernel_ext_helper_tls_recv_control(struct socket *sock, void *buf, size_t len, u8 *type)
+{
+	union {
+		struct cmsghdr cmsg;
+		u8 buf[CMSG_SPACE(sizeof(u8))];
+	} u = {};
+	struct msghdr msg = {
+		.msg_control = &u,
+		.msg_controllen = sizeof(u),
+	};
+	struct kvec vec = { .iov_base = buf, .iov_len = len };
+	int ret = kernel_recvmsg(sock, &msg, &vec, 1, len, MSG_DONTWAIT);
+
+	*type = 0;
+	if (ret >= 0 && u.cmsg.cmsg_level == SOL_TLS && u.cmsg.cmsg_type == TLS_GET_RECORD_TYPE)
+		*type = *(u8 *)CMSG_DATA(&u.cmsg);
+	return ret;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tls_recv_control);
