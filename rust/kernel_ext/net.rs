@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Networking.
+
+pub mod iov;
+pub mod peer;
+pub mod socket;
+mod tls;

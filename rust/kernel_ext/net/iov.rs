@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory to send from and to receive into, which need not belong to Rust.
+//!
+//! C header: [`include/linux/uio.h`](srctree/include/linux/uio.h)
+
+use crate::bindings;
+use core::marker::PhantomData;
+
+/// A piece of memory to send from.
+///
+/// # Invariants
+///
+/// `vec` is valid for reads of its length for `'a`. Others may write to it at the same time: only
+/// C code may read it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct IoSlice<'a> {
+    vec: bindings::kvec,
+    _memory: PhantomData<&'a [u8]>,
+}
+
+/// A piece of memory to receive into.
+///
+/// # Invariants
+///
+/// `vec` is valid for writes of its length for `'a`, by C code only.
+#[repr(transparent)]
+pub struct IoSliceMut<'a> {
+    vec: bindings::kvec,
+    _memory: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> IoSlice<'a> {
+    /// From a Rust slice.
+    #[inline]
+    pub const fn new(slice: &'a [u8]) -> Self {
+        // SAFETY: The slice is valid for reads for `'a`.
+        unsafe { Self::from_raw(slice.as_ptr(), slice.len()) }
+    }
+
+    /// Nothing.
+    #[inline]
+    pub const fn empty() -> Self {
+        Self::new(&[])
+    }
+
+    /// From memory that is no Rust slice.
+    ///
+    /// # Safety
+    ///
+    /// `start` must be valid for reads of `len` bytes for `'a`. Other code may write to the memory
+    /// meanwhile, in which case what is sent is either.
+    #[inline]
+    pub const unsafe fn from_raw(start: *const u8, len: usize) -> Self {
+        // INVARIANT: By the requirements of this function.
+        Self {
+            vec: bindings::kvec {
+                iov_base: start.cast_mut().cast(),
+                iov_len: len,
+            },
+            _memory: PhantomData,
+        }
+    }
+
+    /// The length in bytes.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.vec.iov_len
+    }
+
+    /// Whether it is of length 0.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes away the first `n` bytes of `iov`, and the elements that were used up or were empty.
+    ///
+    /// More than there is counts as all of it. What is left of an element that was used in part
+    /// takes its place.
+    pub fn advance(iov: &mut &mut [Self], n: usize) {
+        advance(iov, n, |one| &mut one.vec);
+    }
+}
+
+impl<'a> IoSliceMut<'a> {
+    /// From a Rust slice.
+    #[inline]
+    pub const fn new(slice: &'a mut [u8]) -> Self {
+        // SAFETY: The slice is valid for writes for `'a`.
+        unsafe { Self::from_raw(slice.as_mut_ptr(), slice.len()) }
+    }
+
+    /// Nothing.
+    #[inline]
+    pub const fn empty() -> Self {
+        Self::new(&mut [])
+    }
+
+    /// From memory that is no Rust slice.
+    ///
+    /// # Safety
+    ///
+    /// `start` must be valid for writes of `len` bytes for `'a`, and no Rust reference to it may
+    /// be in use meanwhile.
+    #[inline]
+    pub const unsafe fn from_raw(start: *mut u8, len: usize) -> Self {
+        // INVARIANT: By the requirements of this function.
+        Self {
+            vec: bindings::kvec {
+                iov_base: start.cast(),
+                iov_len: len,
+            },
+            _memory: PhantomData,
+        }
+    }
+
+    /// The length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.vec.iov_len
+    }
+
+    /// Whether it is of length 0.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// As [`IoSlice::advance`].
+    pub fn advance(iov: &mut &mut [Self], n: usize) {
+        advance(iov, n, |one| &mut one.vec);
+    }
+
+    /// Shortens it to the first `len` bytes; longer than it is has no effect.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        self.vec.iov_len = self.vec.iov_len.min(len);
+    }
+}
+
+/// See [`IoSlice::advance`].
+fn advance<T>(iov: &mut &mut [T], mut n: usize, vec: fn(&mut T) -> &mut bindings::kvec) {
+    let mut rest = core::mem::take(iov);
+    while let Some(first) = rest.first_mut() {
+        let vec = vec(first);
+        if n < vec.iov_len {
+            // INVARIANT: A part of the memory that it was.
+            vec.iov_base = vec.iov_base.wrapping_byte_add(n);
+            vec.iov_len -= n;
+            break;
+        }
+        n -= vec.iov_len;
+        rest = rest.split_at_mut(1).1;
+    }
+    *iov = rest;
+}
