@@ -109,7 +109,6 @@ macro_rules! module_version {
 macro_rules! param {
     ($name:ident, $value:expr, $type:ty, $c_type:literal, $mode:literal, $description:literal) => {
         const _: () = {
-            const VALUE: &$type = &$value;
             const NAME: &::kernel::str::CStr =
                 match ::kernel::str::CStr::from_bytes_with_nul(
                     ::core::concat!(::core::stringify!($name), "\0").as_bytes(),
@@ -121,7 +120,7 @@ macro_rules! param {
             #[link_section = "__param"]
             #[used(compiler)]
             static ENTRY: $crate::module_param::Entry =
-                $crate::module_param::Entry::new(NAME, VALUE, $mode);
+                $crate::module_param::Entry::new::<$type>(NAME, &$value, $mode);
         };
         $crate::modinfo!("parmtype=", ::core::stringify!($name), ":", $c_type);
         $crate::modinfo!("parm=", ::core::stringify!($name), ":", $description);
