@@ -9,6 +9,7 @@ build folder at /build, the root without any of these mounts at /run/plain (what
 import os
 import shlex
 import shutil
+import subprocess
 
 from . import cache
 from .run import Failure
@@ -81,3 +82,21 @@ def shell(script, **options):
 def quote(*words):
     """Words for a script given to shell()."""
     return shlex.join(map(str, words))
+
+
+def publish(files, folder):
+    """Copies built files into a folder below the cache's build folder for guests to use, all or
+    none, without debug information, which guests would only load slowly."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    cache.remove(temporary)
+    temporary.mkdir(parents=True)
+    files = list(files)
+    if not files:
+        raise Failure(f"the build made nothing for {folder.name}")
+    for file in files:
+        shutil.copy(file, temporary / file.name)
+    inside = f"/build/{temporary.relative_to(cache.BUILD)}"
+    subprocess.run(shell(f"strip --strip-debug {inside}/*"), check=True, env=environment(),
+                   stdin=subprocess.DEVNULL)
+    cache.remove(folder)
+    temporary.rename(folder)

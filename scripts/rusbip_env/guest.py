@@ -35,6 +35,7 @@ class Options:
     timeout: float = 300
     out: Path | None = None
     modules: Path | None = None
+    programs: Path | None = None
     usb: tuple = tuple(qemu.USB)
     qemu: list = dataclasses.field(default_factory=list)
     env: dict = dataclasses.field(default_factory=dict)
@@ -43,6 +44,7 @@ class Options:
 def script(command, options):
     """The file that the guest's init runs."""
     env = {"RUSBIP_KERNEL": options.kernel, "RUSBIP_MODULES": "/modules",
+           "RUSBIP_BIN": "/programs",
            "RUSBIP_TEST_SLACK": str(SLACK[options.kernel])} | options.env
     lines = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
     return "\n".join([*lines, command]) + "\n"
@@ -85,12 +87,13 @@ def fresh_folder(kernel):
 
 def boot(folder, out, options, interactive):
     """Starts the guest and watches it until it is gone."""
-    empty = folder / "no-modules"
+    empty = folder / "empty"
     empty.mkdir()
     is_uml = options.kernel in uml.MAKE
     argv = (uml_guest if is_uml else qemu).command(options, interactive)
     binds = [(out, "/run/out", "rw"), (folder, "/run/ctl", "rw"),
-             (options.modules or empty, "/run/modules", "ro")]
+             (options.modules or empty, "/run/modules", "ro"),
+             (options.programs or empty, "/run/programs", "ro")]
     if "storage" in options.usb and not is_uml:
         # A link target outside the folder would not be seen inside the root.
         os.link(stick, folder / "stick.img") if same_disk(stick := qemu.stick_image(), folder) \

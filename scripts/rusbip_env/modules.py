@@ -2,8 +2,6 @@
 """Builds the modules for one kernel, outside the source tree."""
 
 import os
-import shutil
-import subprocess
 
 from . import cache, chroot, kernels, uml
 from .run import Failure, logged, say
@@ -49,7 +47,7 @@ def build(kernel, source=None, extra=()):
             ["make", "-C", kernels.build_tree(kernel), f"M={'/run/source' if source else '/rusbip'}",
              f"MO={inside}", *make_arguments(kernel), *extra, f"-j{jobs()}", "modules"],
             binds=binds), log.name, env=chroot.environment())
-        publish(cache.BUILD / "modules" / name, folder)
+        chroot.publish((cache.BUILD / "modules" / name).rglob("*.ko"), folder)
         cache.stamp(f"modules-{name}", key)
     return folder, log
 
@@ -57,20 +55,3 @@ def build(kernel, source=None, extra=()):
 def jobs():
     """As many as this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def publish(built, folder):
-    """Copies the modules without debug information, which guests would only load slowly."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    cache.remove(temporary)
-    temporary.mkdir(parents=True)
-    found = sorted(built.rglob("*.ko"))
-    if not found:
-        raise Failure("the build made no module")
-    for module in found:
-        shutil.copy(module, temporary / module.name)
-    inside = f"/build/{temporary.relative_to(cache.BUILD)}"
-    subprocess.run(chroot.shell(f"strip --strip-debug {inside}/*.ko"), check=True,
-                   env=chroot.environment(), stdin=subprocess.DEVNULL)
-    cache.remove(folder)
-    temporary.rename(folder)

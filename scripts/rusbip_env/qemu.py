@@ -57,7 +57,8 @@ def command(options, interactive):
     argv = machine(accelerator(series), options.cpus, options.mem or 1024, kernel, initrd,
                    1 if interactive else 5, interactive)
     argv += share("root", "/run/plain", True) + share("repo", "/rusbip", True)
-    argv += share("modules", "/run/modules", True) + share("out", "/run/out", False)
+    argv += share("modules", "/run/modules", True)
+    argv += share("programs", "/run/programs", True) + share("out", "/run/out", False)
     argv += ["-qmp", "unix:/run/ctl/qmp,server=on,wait=off", "-device", "virtio-serial-pci",
              "-chardev", "socket,id=monitor,path=/run/ctl/monitor,server=on,wait=off",
              "-device", "virtserialport,chardev=monitor,name=rusbip.monitor",

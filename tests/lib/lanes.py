@@ -5,7 +5,7 @@ import json
 import shlex
 import shutil
 
-from rusbip_env import cache, guest, kernels, modules, root, tools, uml
+from rusbip_env import cache, guest, kernels, modules, programs, root, tools, uml
 from rusbip_env.run import Failure
 
 from . import host, oracle
@@ -59,7 +59,7 @@ def run_guest(lane, options):
             f"cd /rusbip/tests/guest && {shlex.join(pytest)}; status=$?\n"
             "python3 /rusbip/tests/lib/lane_end.py && exit $status",
             guest.Options(kernel, timeout=options.timeout or TIMEOUT[lane], out=out,
-                          modules=folder, env={
+                          modules=folder, programs=programs.build(), env={
                               "RUSBIP_LANE": lane, "PYTHONPATH": "/rusbip/tests:/usr/local/lib/rusbip/python",
                               "RUSBIP_PROGRESS": "/out/progress.jsonl"} | options.variables))
         return results + judge(lane, out, status)
