@@ -4,15 +4,18 @@
 //!
 //! Kbuild defines `kernel_ge_7_N` for "Linux 7.N or newer".
 
-/// The errnos that `kernel::error::code` lacks.
-///
-/// Linux 7.2 has the base errnos only, 7.3 all of them.
-pub(crate) mod error_code {
-    #[cfg(not(kernel_ge_7_3))]
+/// All errnos as constants. Linux 7.3 has them, 7.2 the base ones only.
+#[cfg(kernel_ge_7_3)]
+pub use kernel::error::code as error_code;
+
+/// All errnos as constants. Linux 7.3 has them, 7.2 the base ones only.
+#[cfg(not(kernel_ge_7_3))]
+pub mod error_code {
     use kernel::error::Error;
 
+    pub use kernel::error::code::*;
+
     /// Makes an [`Error`] of a positive C errno; the kernel's constructor for constants is private.
-    #[cfg(not(kernel_ge_7_3))]
     const fn error(errno: u32) -> Error {
         assert!(errno >= 1 && errno <= crate::bindings::MAX_ERRNO);
         // SAFETY: `Error` is a struct whose single field is a `NonZeroI32`, and the value is a
@@ -21,7 +24,6 @@ pub(crate) mod error_code {
         unsafe { core::mem::transmute::<i32, Error>(-(errno as i32)) }
     }
 
-    #[cfg(not(kernel_ge_7_3))]
     macro_rules! declare {
         ($($name:ident, $doc:literal;)*) => {
             $(
@@ -31,7 +33,6 @@ pub(crate) mod error_code {
         };
     }
 
-    #[cfg(not(kernel_ge_7_3))]
     declare! {
         EDEADLK, "Resource deadlock would occur.";
         ENOSYS, "Function not implemented.";

@@ -10,9 +10,6 @@
 //! `kernel` crate does: `core::mem::forget` of a thread, a work queue or a registration and a
 //! subsequent unload of the module cannot be guarded against.
 
-#[macro_use]
-extern crate kernel;
-
 use bindings_ext as bindings;
 
 pub mod compat;
@@ -21,6 +18,7 @@ pub mod kthread;
 pub mod module_param;
 pub mod net;
 pub mod platform;
+pub mod prelude;
 pub mod ratelimit;
 pub mod sync;
 pub mod sysfs;

@@ -10,14 +10,13 @@
 
 use core::fmt::Write;
 use kernel::new_mutex;
-use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{Arc, ArcBorrow, Mutex};
-use kernel_ext::errno::*;
 use kernel_ext::kthread::{self, KThread};
 use kernel_ext::net::socket::{How, IoSlice, IoSliceMut, Received, Socket, Type};
 use kernel_ext::platform;
+use kernel_ext::prelude::*;
 use kernel_ext::sysfs::{Attribute, Files, Page};
 
 module! {
