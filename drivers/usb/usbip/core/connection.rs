@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The connection engine: a socket, a thread to receive and a thread to send.
+//!
+//! ```text
+//!   local side                 Connection                        peer
+//!   enqueue --> [Side's FIFO] --> tx thread --> Outbox --> socket --->
+//!   complete <----- Side::receive <-- rx thread <-- Inbox <-- socket <---
+//! ```
+//!
+//! Life of a connection: [`Connection::new`], [`Connection::start`], then exactly once
+//! [`Connection::kill`] takes effect, from wherever the first reason comes. A work item then shuts
+//! the socket down, waits for both threads and calls [`Side::closed`]. Nothing in that waits for
+//! the peer: a thread that sleeps in the socket is woken by the shutdown.
+
+use crate::down::Down;
+use crate::inbox::Inbox;
+use crate::outbox::{Outbox, Sender};
+use crate::stats::Stats;
+use crate::usbip_dbg;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::sync::atomic::{Atomic, Full, Relaxed};
+use kernel::sync::{Arc, Mutex};
+use kernel::workqueue::{impl_has_work, Work, WorkItem};
+use kernel::{new_mutex, new_work};
+use kernel_ext::kthread::{self, KThread};
+use kernel_ext::net::socket::{How, Socket};
+use kernel_ext::new_spinlock_irqsave;
+use kernel_ext::sync::irqsave::SpinLockIrqSave;
+use kernel_ext::sync::wait::WaitQueue;
+use kernel_ext::task::NoIoScope;
+use kernel_ext::time;
+use kernel_ext::workqueue::OwnedQueue;
+
+/// How long a peer may stop in the middle of a PDU, or take nothing of what is sent to it, in ms.
+/// Also what `TCP_USER_TIMEOUT` is set to.
+pub const STALL_MS: u32 = 30_000;
+
+/// TCP keepalive: idle time, interval (s) and number of probes, where the user left the system's
+/// defaults. A peer whose power was cut is noticed after 25 s instead of 2 h.
+const KEEPALIVE: (u32, u32, u32) = (10, 5, 3);
+
+/// One end of the protocol: what to do with PDUs.
+pub trait Side: Send + Sync + Sized + 'static {
+    /// The name of the receiving thread.
+    const RX_NAME: &'static CStr;
+    /// The name of the sending thread.
+    const TX_NAME: &'static CStr;
+
+    /// Handles a PDU whose header was just read, including what follows the header.
+    ///
+    /// rx thread, may sleep.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which the connection is to end.
+    fn receive(
+        &self,
+        connection: &Connection<Self>,
+        header: &[u8; 48],
+        inbox: &mut Inbox<'_>,
+    ) -> Result<(), Down>;
+
+    /// Sends everything that is queued at the moment.
+    ///
+    /// tx thread, may sleep. Called after every [`Connection::kick`].
+    ///
+    /// # Errors
+    ///
+    /// The reason for which the connection is to end.
+    fn transmit(&self, connection: &Connection<Self>, sender: &mut Sender<'_>)
+        -> Result<(), Down>;
+
+    /// Whether the peer owes a reply, in which case a receive timeout of the socket counts.
+    fn awaits_reply(&self) -> bool;
+
+    /// The time, as [`time::now_ms`], by which the peer has to answer something that it may not
+    /// leave unanswered; `None` if there is no such thing.
+    fn deadline(&self) -> Option<u64>;
+
+    /// The connection is down: both threads have ended and nothing was or will be sent or
+    /// received any more. Called exactly once if the connection was started. May sleep.
+    fn closed(&self, why: Down);
+}
+
+struct Threads {
+    rx: KThread,
+    tx: KThread,
+}
+
+/// A connection with a peer.
+#[pin_data]
+pub struct Connection<S: Side> {
+    socket: ARef<Socket>,
+    side: S,
+    stats: Arc<Stats>,
+    queue: Arc<OwnedQueue>,
+    /// Not 0 when something was queued since the tx thread last looked.
+    kicked: Atomic<u32>,
+    /// Not 0 once a reason to go down was given.
+    dying: Atomic<u32>,
+    #[pin]
+    why: SpinLockIrqSave<Option<Down>>,
+    /// Where the tx thread sleeps.
+    #[pin]
+    tx_wait: WaitQueue,
+    /// Where the rx thread sleeps until the tx thread has let go of a URB.
+    #[pin]
+    sent_wait: WaitQueue,
+    #[pin]
+    threads: Mutex<Option<Threads>>,
+    #[pin]
+    work: Work<Self>,
+}
+
+impl_has_work! {
+    impl{S: Side} HasWork<Self> for Connection<S> { self.work }
+}
+
+impl<S: Side> Connection<S> {
+    /// Sets a connection up on a connected stream socket and configures the socket: no delay,
+    /// keepalive, user timeout where it is TCP, allocations that never wait for I/O.
+    ///
+    /// Nothing is read or written before [`Self::start`]. `queue` is where it will be taken down;
+    /// it has to be flushed before the module that implements `S` goes away. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new(
+        socket: ARef<Socket>,
+        side: S,
+        stats: Arc<Stats>,
+        queue: Arc<OwnedQueue>,
+    ) -> Result<Arc<Self>> {
+        if socket.is_tcp() {
+            let (idle, interval, count) = KEEPALIVE;
+            socket.set_tcp_nodelay();
+            socket.set_keepalive(idle, interval, count);
+            socket.set_user_timeout(STALL_MS);
+        }
+        // A disk behind this connection may be what memory is freed to.
+        socket.set_noio();
+        socket.set_send_timeout(Some(STALL_MS));
+        Arc::pin_init(
+            pin_init!(Self {
+                socket,
+                side,
+                stats,
+                queue,
+                kicked: Atomic::new(0),
+                dying: Atomic::new(0),
+                why <- new_spinlock_irqsave!(None, "usbip_connection_why"),
+                tx_wait <- WaitQueue::new(),
+                sent_wait <- WaitQueue::new(),
+                threads <- new_mutex!(None, "usbip_connection_threads"),
+                work <- new_work!("usbip_connection"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Starts both threads. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// If a thread or a buffer could not be had. Then the connection has never run and
+    /// [`Side::closed`] is not called.
+    pub fn start(self: &Arc<Self>) -> Result {
+        let mut threads = self.threads.lock();
+        let outbox = Outbox::new()?;
+        let tx = {
+            let this = self.clone();
+            KThread::spawn(S::TX_NAME, move || this.transmit_loop(outbox))?
+        };
+        let rx = {
+            let this = self.clone();
+            KThread::spawn(S::RX_NAME, move || this.receive_loop())
+        };
+        match rx {
+            Ok(rx) => {
+                *threads = Some(Threads { rx, tx });
+                Ok(())
+            }
+            Err(error) => {
+                self.dying.store(1, Relaxed);
+                self.tx_wait.wake_all();
+                tx.stop();
+                Err(error)
+            }
+        }
+    }
+
+    /// The local side of it.
+    pub fn side(&self) -> &S {
+        &self.side
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Tells the tx thread that there is something to send. Any context.
+    #[inline]
+    pub fn kick(&self) {
+        if self.kicked.xchg(1, Full) == 0 {
+            self.tx_wait.wake_all();
+        }
+    }
+
+    /// Whether the connection has a reason to go down. Any context.
+    #[inline]
+    pub fn is_dying(&self) -> bool {
+        self.dying.load(Relaxed) != 0
+    }
+
+    /// Makes the connection go down, for the first reason that is given. Returns at once, whether
+    /// this was the first. Any context.
+    pub fn kill(self: &Arc<Self>, why: Down) -> bool {
+        {
+            let mut first = self.why.lock();
+            if first.is_some() {
+                return false;
+            }
+            *first = Some(why);
+            self.dying.store(1, Relaxed);
+        }
+        usbip_dbg!(Event, "connection goes down: {}\n", why);
+        self.tx_wait.wake_all();
+        self.sent_wait.wake_all();
+        // Enqueuing fails only if the work is queued already, and this is the only place.
+        let _ = self.queue.enqueue(self.clone());
+        true
+    }
+
+    /// Sleeps until `done` or until the connection goes down; [`Self::wake_receiver`] makes it
+    /// look. For the rx thread, which has to wait for the tx thread to let go of a URB.
+    pub fn wait_for_sender(&self, done: impl Fn() -> bool) {
+        self.sent_wait.wait_until(|| self.is_dying() || done());
+    }
+
+    /// See [`Self::wait_for_sender`]. Any context.
+    pub fn wake_receiver(&self) {
+        self.sent_wait.wake_all();
+    }
+
+    fn transmit_loop(self: Arc<Self>, mut outbox: Outbox) {
+        let _noio = NoIoScope::new();
+        let mut sender = Sender {
+            outbox: &mut outbox,
+            socket: &self.socket,
+            stats: &self.stats,
+        };
+        let awake = || self.kicked.load(Relaxed) != 0 || self.is_dying() || kthread::should_stop();
+        loop {
+            match self.side.deadline() {
+                None => self.tx_wait.wait_until(awake),
+                Some(deadline) => {
+                    let left = deadline.saturating_sub(time::now_ms());
+                    if left == 0 {
+                        self.kill(Down::UnlinkUnanswered);
+                        break;
+                    }
+                    let left = u32::try_from(left).unwrap_or(u32::MAX);
+                    self.tx_wait.wait_until_timeout(left, awake);
+                }
+            }
+            if self.is_dying() || kthread::should_stop() {
+                break;
+            }
+            // Full: what was queued before the kick is seen below.
+            if self.kicked.xchg(0, Full) == 0 {
+                continue;
+            }
+            if let Err(why) = self.side.transmit(&self, &mut sender) {
+                self.kill(why);
+                break;
+            }
+        }
+    }
+
+    fn receive_loop(self: Arc<Self>) {
+        let _noio = NoIoScope::new();
+        let Ok(mut inbox) = Inbox::new(&self.socket, &self.stats, STALL_MS) else {
+            self.kill(Down::NoMemory);
+            return;
+        };
+        while !self.is_dying() && !kthread::should_stop() {
+            let result = match inbox.header(|| self.side.awaits_reply()) {
+                Ok(Some(header)) => self.side.receive(&self, &header, &mut inbox),
+                Ok(None) => Err(Down::PeerClosed),
+                Err(why) => Err(why),
+            };
+            if let Err(why) = result {
+                self.kill(why);
+                break;
+            }
+        }
+    }
+}
+
+impl<S: Side> WorkItem for Connection<S> {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        // Wakes the threads if they sleep in the socket. What they still send or receive fails.
+        this.socket.shutdown(How::Both);
+        // Taken under the lock: `start` may just be about to store them.
+        let threads = this.threads.lock().take();
+        if let Some(threads) = threads {
+            threads.rx.stop();
+            threads.tx.stop();
+        }
+        let why = *this.why.lock();
+        this.side.closed(why.unwrap_or(Down::Removed));
+    }
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module `usbip_core_rs`: parameters of, and home for, the crates that all USB/IP modules
+//! share.
+
+use kernel::prelude::*;
+
+module! {
+    type: Core,
+    name: "usbip_core_rs",
+    authors: ["The rusbip authors"],
+    description: "USB/IP core",
+    license: "GPL",
+}
+
+kernel_ext::module_version!();
+kernel_ext::param_ulong!(
+    usbip_debug_flag,
+    usbip_core::debug::FLAG,
+    0o644,
+    "debug flags (defined in usbip_core::debug)"
+);
+
+struct Core;
+
+impl kernel::Module for Core {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(Core)
+    }
+}

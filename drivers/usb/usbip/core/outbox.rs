@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The sending half of a connection.
+
+use crate::down::Down;
+use crate::stats::Stats;
+use kernel_ext::net::socket::{IoSlice, Socket};
+use kernel_ext::prelude::*;
+
+/// How many bytes of small messages are gathered for one `sendmsg`.
+///
+/// Enough for a few hundred URBs without payload, or a dozen with 4 KiB; more would only delay
+/// the first of them.
+const GATHER: usize = 64 * 1024;
+
+/// Pieces of a large payload that one `sendmsg` takes; a scatter list may have more.
+const PIECES: usize = 64;
+
+/// Gathers what the tx thread sends and writes it to the socket.
+///
+/// Small messages are copied and go out together; the pieces of a large payload are handed to the
+/// socket where they lie, which copies them once. When a method returns, the socket holds no
+/// reference to the caller's memory.
+pub struct Outbox {
+    buf: KVVec<u8>,
+}
+
+impl Outbox {
+    /// Allocates the buffer. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            buf: KVVec::with_capacity(GATHER, GFP_KERNEL)?,
+        })
+    }
+
+    /// How many bytes can still be gathered.
+    pub fn room(&self) -> usize {
+        GATHER.saturating_sub(self.buf.len())
+    }
+
+    /// Whether nothing is gathered.
+    pub fn is_empty(&self) -> bool {
+        self.buf.is_empty()
+    }
+
+    /// Gathers `bytes`; whoever calls it has seen to [`Self::room`]. Any context.
+    ///
+    /// # Errors
+    ///
+    /// [`Down::NoMemory`] if there is no room after all.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Down> {
+        if bytes.len() > self.room() {
+            return Err(Down::NoMemory);
+        }
+        // The capacity was allocated in `new`, so nothing is allocated here and the flags do not
+        // matter.
+        self.buf
+            .extend_from_slice(bytes, GFP_ATOMIC)
+            .map_err(|_| Down::NoMemory)
+    }
+
+    /// Gathers `len` bytes that `fill` writes. Any context that `fill` allows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::push`].
+    pub fn push_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), Down> {
+        let start = self.buf.len();
+        if len > self.room() {
+            return Err(Down::NoMemory);
+        }
+        self.buf
+            .extend_with(len, 0, GFP_ATOMIC)
+            .map_err(|_| Down::NoMemory)?;
+        if let Some(tail) = self.buf.get_mut(start..) {
+            fill(tail);
+        }
+        Ok(())
+    }
+}
+
+/// An [`Outbox`] together with the socket it writes to.
+pub struct Sender<'a> {
+    pub(crate) outbox: &'a mut Outbox,
+    pub(crate) socket: &'a Socket,
+    pub(crate) stats: &'a Stats,
+}
+
+impl Sender<'_> {
+    /// The gathering buffer.
+    pub fn outbox(&mut self) -> &mut Outbox {
+        self.outbox
+    }
+
+    /// The counters of the connection.
+    pub fn stats(&self) -> &Stats {
+        self.stats
+    }
+
+    /// Sends what was gathered. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`Down::NotReading`] if the peer took nothing for [`crate::connection::STALL_MS`];
+    /// [`Down::Socket`].
+    pub fn flush(&mut self) -> Result<(), Down> {
+        self.flush_with(core::iter::empty(), false)
+    }
+
+    /// Sends what was gathered and then the pieces of a payload. May sleep.
+    ///
+    /// `more` announces that something follows at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::flush`].
+    pub fn flush_with<'p>(
+        &mut self,
+        mut pieces: impl Iterator<Item = IoSlice<'p>>,
+        more: bool,
+    ) -> Result<(), Down> {
+        let result = self.send_pieces(&mut pieces, more);
+        self.outbox.buf.clear();
+        result
+    }
+
+    fn send_pieces<'p>(
+        &self,
+        pieces: &mut dyn Iterator<Item = IoSlice<'p>>,
+        more: bool,
+    ) -> Result<(), Down> {
+        let mut gathered = Some(IoSlice::new(&self.outbox.buf)).filter(|s| !s.is_empty());
+        let mut next = gathered.take().or_else(|| pieces.next());
+        while next.is_some() {
+            let mut iov = [IoSlice::empty(); PIECES];
+            let mut used = 0;
+            for slot in iov.iter_mut() {
+                let Some(piece) = next.take() else { break };
+                *slot = piece;
+                used += 1;
+                next = pieces.next();
+            }
+            let more = more || next.is_some();
+            self.send_all(iov.get_mut(..used).unwrap_or(&mut []), more)?;
+        }
+        Ok(())
+    }
+
+    fn send_all(&self, mut iov: &mut [IoSlice<'_>], more: bool) -> Result<(), Down> {
+        while !iov.is_empty() {
+            let sent = self.socket.send(iov, more).map_err(|error| {
+                // The send timeout ran out without a single byte taken.
+                if error == EAGAIN {
+                    Down::NotReading
+                } else {
+                    Down::Socket(error)
+                }
+            })?;
+            Stats::count(&self.stats.sends);
+            Stats::add(&self.stats.bytes_out, sent);
+            IoSlice::advance(&mut iov, sent);
+        }
+        Ok(())
+    }
+}
