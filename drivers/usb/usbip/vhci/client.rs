@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The client's end of the protocol: sends the URBs of a port and takes their replies.
+//!
+//! C counterpart: `vhci_tx.c` and `vhci_rx.c`. Which PDU may follow which is the business of the
+//! ledger; here its answers are carried out.
+
+use crate::port::{direction, Ledger, Link, Pending, Port};
+use crate::hub::Poll;
+use kernel_ext::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::Arc;
+use kernel_ext::time;
+use kernel_ext::usb::urb::{Finished, Flags, Lent, Linked};
+use usbip_core::connection::{Connection, Side};
+use usbip_core::down::Down;
+use usbip_core::inbox::Inbox;
+use usbip_core::outbox::{Outbox, Sender};
+use usbip_core::stats::Stats;
+use usbip_core::usbip_dbg;
+use usbip_protocol::flags::{Flag, TransferFlags};
+use usbip_protocol::iso::{DescriptorBytes, Packet, ReplyCheck, DESCRIPTOR_LEN};
+use usbip_protocol::ledger::client::{AfterSend, NextTx, RetSubmit, RetUnlink, TxItem};
+use usbip_protocol::ledger::Token;
+use usbip_protocol::limits::UNLINK_ANSWER_MS;
+use usbip_protocol::status::{Expect, Status};
+use usbip_protocol::wire::{
+    self, Body, CmdSubmit, CmdUnlink, Direction, Reply, UrbMeta, HEADER_LEN,
+};
+
+/// Up to how many bytes a payload is copied into the gathering buffer, so that its URB is sent
+/// together with others and never has to wait for the socket; a larger one is handed to the socket
+/// where it lies. Also up to how many received bytes are copied under the port's lock.
+const SMALL: u32 = 4096;
+
+/// The client's side of a connection.
+pub(crate) struct Client {
+    port: Arc<Port>,
+    poll: Poll,
+    /// Counts URBs that the tx thread has let go of; see [`Connection::wait_for_sender`].
+    let_go: Atomic<u32>,
+}
+
+/// What the tx thread found to do.
+enum Work {
+    /// Nothing (more) than what was gathered.
+    Gathered,
+    /// What was gathered, and then the payload of this URB.
+    Direct(Token, Pending),
+}
+
+impl Client {
+    /// A client for a port. `poll` makes usbcore look at the port's hub.
+    pub(crate) fn new(port: Arc<Port>, poll: Poll) -> Self {
+        Self {
+            port,
+            poll,
+            let_go: Atomic::new(0),
+        }
+    }
+
+    /// Runs `f` on the ledger, if the session is still there.
+    fn with_ledger<R>(&self, f: impl FnOnce(&mut Ledger) -> R) -> Option<R> {
+        match &mut self.port.inner.lock().link {
+            Link::Up(session) => Some(f(&mut session.ledger)),
+            _ => None,
+        }
+    }
+
+    /// Gathers what is queued until there is no room left or a large payload is met.
+    fn gather(&self, outbox: &mut Outbox, stats: &Stats) -> Result<Work, Down> {
+        let now_ns = time::now_ns();
+        let now_ms = time::now_ms();
+        let mut inner = self.port.inner.lock();
+        let Link::Up(session) = &mut inner.link else {
+            return Ok(Work::Gathered);
+        };
+        while let Some(next) = session.ledger.peek_tx() {
+            let need = match next {
+                NextTx::Submit(meta) => HEADER_LEN + gathered_body(&meta),
+                NextTx::Unlink => HEADER_LEN,
+            };
+            if outbox.room() < need {
+                break;
+            }
+            match session.ledger.next_tx(now_ms) {
+                Some(TxItem::Submit {
+                    token,
+                    seqnum,
+                    urb: mut pending,
+                }) => {
+                    pending.sent_ns = now_ns;
+                    Stats::count(&stats.urbs);
+                    Stats::count(&stats.in_flight);
+                    let urb = &pending.urb;
+                    outbox.push(&cmd_submit(urb, seqnum, session.devid).build())?;
+                    if urb.length() > SMALL && !urb.is_in() {
+                        return Ok(Work::Direct(token, pending));
+                    }
+                    if !urb.is_in() {
+                        outbox.push_with(urb.length() as usize, |to| {
+                            urb.read(to);
+                        })?;
+                    }
+                    push_descriptors(outbox, urb)?;
+                    // Nothing of the URB is needed for sending any more, and no reply to it can
+                    // have come while the lock is held.
+                    let _ = session.ledger.sent(token, pending);
+                }
+                Some(TxItem::Unlink { seqnum, victim }) => {
+                    Stats::count(&stats.unlinks);
+                    let devid = session.devid;
+                    outbox.push(&CmdUnlink {
+                        seqnum,
+                        devid,
+                        victim,
+                    }
+                    .build())?;
+                }
+                None => break,
+            }
+        }
+        Ok(Work::Gathered)
+    }
+
+    /// The tx thread has let go of a URB.
+    fn after_send(&self, connection: &Connection<Self>, token: Token, pending: Pending) {
+        let outcome = {
+            let mut inner = self.port.inner.lock();
+            let outcome = match &mut inner.link {
+                Link::Up(session) => session.ledger.sent(token, pending),
+                _ => AfterSend::Stale(pending),
+            };
+            match outcome {
+                // A queued unlink is found by the next round of the tx thread, which is us.
+                AfterSend::InFlight | AfterSend::UnlinkQueued { .. } => None,
+                AfterSend::Answered {
+                    urb: pending,
+                    reply,
+                    unlinking,
+                } => Some(self.finish(pending, &inner, connection, |urb| {
+                    take_result(urb, &reply, unlinking)
+                })),
+                AfterSend::Stale(pending) => {
+                    Some(self.finish(pending, &inner, connection, |_| ESHUTDOWN.to_errno()))
+                }
+            }
+        };
+        self.let_go.add(1, Relaxed);
+        connection.wake_receiver();
+        give_back(outcome);
+    }
+
+    /// Takes the result of a URB from `result` and the URB off its endpoint.
+    fn finish(
+        &self,
+        mut pending: Pending,
+        guard: &impl kernel_ext::sync::irqsave::IrqsOff,
+        connection: &Connection<Self>,
+        result: impl FnOnce(&mut Linked) -> i32,
+    ) -> (Finished, i32) {
+        let status = result(&mut pending.urb);
+        let stats = connection.stats();
+        stats.in_flight.add(-1, Relaxed);
+        if status != 0 {
+            Stats::count(&stats.errors);
+        }
+        (pending.urb.unlink(guard), status)
+    }
+
+    fn ret_submit(
+        &self,
+        connection: &Connection<Self>,
+        ret: &wire::RetSubmit,
+        inbox: &mut Inbox<'_>,
+    ) -> Result<(), Down> {
+        loop {
+            let seen = self.let_go.load(Relaxed);
+            let mut inner = self.port.inner.lock();
+            let Link::Up(session) = &mut inner.link else {
+                return Err(Down::Removed);
+            };
+            match session.ledger.ret_submit(ret.seqnum) {
+                RetSubmit::Receive {
+                    token,
+                    urb: mut pending,
+                    meta,
+                    unlinking,
+                } => {
+                    let sent_ns = pending.sent_ns;
+                    connection
+                        .stats()
+                        .round_trip(time::now_ns().saturating_sub(sent_ns));
+                    let body = match ret.body(meta) {
+                        Ok(body) => body,
+                        Err(error) => {
+                            session.ledger.received(token);
+                            let done =
+                                self.finish(pending, &inner, connection, |_| EPROTO.to_errno());
+                            drop(inner);
+                            give_back(Some(done));
+                            return Err(Down::Body(error));
+                        }
+                    };
+                    let data = body.data as usize;
+                    // The common case, under one hold of the lock: all of it is here.
+                    if body.iso_packets == 0 && body.data <= SMALL {
+                        if let Some(bytes) = inbox.buffered().get(..data) {
+                            pending.urb.write(0, bytes);
+                            session.ledger.received(token);
+                            let done = self.finish(pending, &inner, connection, |urb| {
+                                take_result(urb, ret, unlinking)
+                            });
+                            drop(inner);
+                            inbox.consume(data);
+                            give_back(Some(done));
+                            return Ok(());
+                        }
+                    }
+                    drop(inner);
+                    return self
+                        .receive_body(connection, ret, inbox, token, pending, body, unlinking);
+                }
+                RetSubmit::Sending { token, meta } => {
+                    let body = ret.body(meta).map_err(Down::Body)?;
+                    if body.is_empty() && session.ledger.stash_reply(token, *ret) {
+                        return Ok(());
+                    }
+                    drop(inner);
+                    connection.wait_for_sender(|| self.let_go.load(Relaxed) != seen);
+                    if connection.is_dying() {
+                        return Err(Down::Removed);
+                    }
+                }
+                RetSubmit::Drain(meta) => {
+                    drop(inner);
+                    let body = ret.body(meta).map_err(Down::Body)?;
+                    let total = usize::try_from(body.total()).map_err(|_| Down::NoMemory)?;
+                    return inbox.skip(total);
+                }
+                RetSubmit::Violation(violation) => {
+                    usbip_dbg!(VhciRx, "unexpected reply to seqnum {}\n", ret.seqnum);
+                    return Err(Down::Reply(violation));
+                }
+            }
+        }
+    }
+
+    /// Receives what follows a header without holding the lock: the URB is ours meanwhile.
+    #[expect(clippy::too_many_arguments, reason = "the pieces of RetSubmit::Receive")]
+    fn receive_body(
+        &self,
+        connection: &Connection<Self>,
+        ret: &wire::RetSubmit,
+        inbox: &mut Inbox<'_>,
+        token: Token,
+        mut pending: Pending,
+        body: Body,
+        unlinking: bool,
+    ) -> Result<(), Down> {
+        let received = if body.iso_packets == 0 {
+            receive_data(&mut pending.urb, body.data, inbox)
+                .map(|()| take_result(&mut pending.urb, ret, unlinking))
+        } else {
+            receive_iso(&mut pending.urb, ret, body, inbox, unlinking)
+        };
+        // A URB whose reply could not be received must not look like a success.
+        let (status, result) = match received {
+            Ok(status) => (status, Ok(())),
+            Err(why) => {
+                pending.urb.set_actual_length(0);
+                (EPROTO.to_errno(), Err(why))
+            }
+        };
+        let done = {
+            let mut inner = self.port.inner.lock();
+            if let Link::Up(session) = &mut inner.link {
+                session.ledger.received(token);
+            }
+            self.finish(pending, &inner, connection, |_| status)
+        };
+        give_back(Some(done));
+        result
+    }
+
+    fn ret_unlink(
+        &self,
+        connection: &Connection<Self>,
+        ret: &wire::RetUnlink,
+    ) -> Result<(), Down> {
+        let done = {
+            let mut inner = self.port.inner.lock();
+            let Link::Up(session) = &mut inner.link else {
+                return Err(Down::Removed);
+            };
+            match session.ledger.ret_unlink(ret.seqnum, ret.status) {
+                RetUnlink::GiveBack {
+                    urb: pending,
+                    status,
+                } => self.finish(pending, &inner, connection, |_| status.raw()),
+                RetUnlink::AlreadyDone | RetUnlink::Unknown => return Ok(()),
+                RetUnlink::Violation(violation) => {
+                    usbip_dbg!(VhciRx, "unexpected unlink reply, seqnum {}\n", ret.seqnum);
+                    return Err(Down::Reply(violation));
+                }
+            }
+        };
+        give_back(Some(done));
+        Ok(())
+    }
+}
+
+impl Side for Client {
+    const RX_NAME: &'static CStr = c"vhci_rx";
+    const TX_NAME: &'static CStr = c"vhci_tx";
+
+    fn receive(
+        &self,
+        connection: &Connection<Self>,
+        header: &[u8; HEADER_LEN],
+        inbox: &mut Inbox<'_>,
+    ) -> Result<(), Down> {
+        match Reply::parse(header).map_err(Down::Frame)? {
+            Reply::Submit(ret) => self.ret_submit(connection, &ret, inbox),
+            Reply::Unlink(ret) => self.ret_unlink(connection, &ret),
+        }
+    }
+
+    fn transmit(
+        &self,
+        connection: &Connection<Self>,
+        sender: &mut Sender<'_>,
+    ) -> Result<(), Down> {
+        loop {
+            match self.gather(sender.outbox(), connection.stats())? {
+                Work::Gathered if sender.outbox().is_empty() => return Ok(()),
+                Work::Gathered => sender.flush()?,
+                Work::Direct(token, pending) => {
+                    let urb = &pending.urb;
+                    let iso = urb.iso_packets() > 0;
+                    let mut result = sender.flush_with(urb.pieces(0, urb.length()), iso);
+                    if iso && result.is_ok() {
+                        result = push_descriptors(sender.outbox(), urb);
+                    }
+                    // Even if sending failed: the socket has let go of the buffer. The connection
+                    // ends then, and the URB comes back with the others.
+                    self.after_send(connection, token, pending);
+                    result?;
+                }
+            }
+        }
+    }
+
+    fn awaits_reply(&self) -> bool {
+        self.with_ledger(|ledger| ledger.in_flight() > 0)
+            .unwrap_or(false)
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        self.with_ledger(|ledger| ledger.oldest_unlink_ms())
+            .flatten()
+            .map(|since| since.saturating_add(UNLINK_ANSWER_MS))
+    }
+
+    fn closed(&self, why: Down) {
+        if why.is_orderly() {
+            pr_info!("port {}: {}\n", self.port.number, why);
+        } else {
+            pr_warn!("port {}: {}\n", self.port.number, why);
+        }
+        self.port.unplug();
+        self.poll.poll();
+    }
+}
+
+/// Completes a URB; no lock is held.
+fn give_back(done: Option<(Finished, i32)>) {
+    if let Some((urb, status)) = done {
+        urb.giveback(status);
+    }
+}
+
+/// Bytes of a CMD_SUBMIT's body that go through the gathering buffer.
+fn gathered_body(meta: &UrbMeta) -> usize {
+    if meta.direction == Direction::Out && meta.length > SMALL {
+        // The payload is sent from where it lies, the descriptors are gathered behind it.
+        return 0;
+    }
+    let data = match meta.direction {
+        Direction::Out => meta.length as usize,
+        Direction::In => 0,
+    };
+    data + meta.iso_packets as usize * DESCRIPTOR_LEN
+}
+
+fn cmd_submit(urb: &Linked, seqnum: u32, devid: u32) -> CmdSubmit {
+    let iso = urb.iso_packets();
+    CmdSubmit {
+        seqnum,
+        devid,
+        direction: direction(urb),
+        ep: urb.endpoint().into(),
+        flags: transfer_flags(urb),
+        length: urb.length(),
+        start_frame: urb.start_frame(),
+        number_of_packets: i32::try_from(iso).unwrap_or(0),
+        interval: urb.interval(),
+        setup: urb.setup().unwrap_or_default(),
+    }
+}
+
+fn transfer_flags(urb: &Linked) -> TransferFlags {
+    let local = urb.flags();
+    let bit = |flag| match flag {
+        Flag::ShortNotOk => Flags::SHORT_NOT_OK,
+        Flag::IsoAsap => Flags::ISO_ASAP,
+        Flag::ZeroPacket => Flags::ZERO_PACKET,
+        Flag::NoInterrupt => Flags::NO_INTERRUPT,
+        Flag::DirIn => Flags::DIR_IN,
+    };
+    TransferFlags::from_local(local.bits(), urb.is_sg(), |flag| bit(flag).bits())
+}
+
+/// Gathers the isochronous descriptors of a request.
+fn push_descriptors(outbox: &mut Outbox, urb: &Linked) -> Result<(), Down> {
+    for index in 0..urb.iso_packets() {
+        if let Some(packet) = urb.iso_packet(index) {
+            outbox.push(&Packet::submitted(packet.offset, packet.length).build())?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts what the header of a reply says into the URB; returns the status.
+fn take_result(urb: &mut Linked, ret: &wire::RetSubmit, unlinking: bool) -> i32 {
+    let iso = urb.iso_packets() > 0;
+    urb.set_actual_length(u32::try_from(ret.actual_length).unwrap_or(0));
+    if iso {
+        urb.set_start_frame(ret.start_frame);
+    }
+    Status::from_peer(ret.status, Expect::Urb { iso, unlinking }).raw()
+}
+
+/// Receives a payload into the buffer of its URB.
+fn receive_data(urb: &mut Linked, data: u32, inbox: &mut Inbox<'_>) -> Result<(), Down> {
+    let buffered = inbox.buffered();
+    let here = buffered.len().min(data as usize);
+    urb.write(0, buffered.get(..here).unwrap_or(&[]));
+    inbox.consume(here);
+    // CAST: At most `data`.
+    let here = here as u32;
+    if here < data {
+        inbox.fill(urb.pieces_mut(here, data))?;
+    }
+    Ok(())
+}
+
+/// Receives the body of an isochronous reply. The packets of an IN transfer travel without gaps,
+/// and their lengths follow behind them, so the whole body is buffered first.
+fn receive_iso(
+    urb: &mut Linked,
+    ret: &wire::RetSubmit,
+    body: Body,
+    inbox: &mut Inbox<'_>,
+    unlinking: bool,
+) -> Result<i32, Down> {
+    let total = usize::try_from(body.total()).map_err(|_| Down::NoMemory)?;
+    if !inbox.reserve(total) {
+        inbox.skip(total)?;
+        urb.set_actual_length(0);
+        return Ok(EPROTO.to_errno());
+    }
+    inbox.ensure(total)?;
+    let (mut data, descriptors) = inbox
+        .buffered()
+        .get(..total)
+        .and_then(|bytes| bytes.split_at_checked(body.data as usize))
+        .ok_or(Down::NoMemory)?;
+    let mut check = ReplyCheck::new();
+    for (index, bytes) in (0..).zip(descriptors.chunks_exact(DESCRIPTOR_LEN)) {
+        let (Some(asked), Ok(bytes)) = (
+            urb.iso_packet(index),
+            <&DescriptorBytes>::try_from(bytes),
+        ) else {
+            break;
+        };
+        let (actual, status) = check
+            .packet(asked.length, &Packet::parse(bytes))
+            .map_err(|_| Down::Protocol("isochronous packet longer than asked for"))?;
+        if body.data > 0 {
+            let (packet, rest) = data
+                .split_at_checked(actual as usize)
+                .ok_or(Down::Protocol("isochronous packets longer than the data"))?;
+            urb.write(asked.offset, packet);
+            data = rest;
+        }
+        urb.set_iso_result(index, actual, status.raw());
+    }
+    // CAST: Checked by `RetSubmit::body`.
+    let errors = check
+        .finish(ret.actual_length as u32)
+        .map_err(|_| Down::Protocol("isochronous packets do not add up"))?;
+    urb.set_error_count(errors);
+    inbox.consume(total);
+    Ok(take_result(urb, ret, unlinking))
+}
