@@ -34,14 +34,21 @@ mod bindings_raw {
     // SAFETY: `__BindgenBitfieldUnit<Storage>` is a newtype around `Storage`.
     unsafe impl<Storage> Zeroable for __BindgenBitfieldUnit<Storage> where Storage: Zeroable {}
 
-    include!(concat!(env!("RUST_EXT_OBJ"), "/bindings/bindings_generated.rs"));
+    include!(concat!(
+        env!("RUST_EXT_OBJ"),
+        "/bindings/bindings_generated.rs"
+    ));
 }
 
 #[allow(dead_code)]
+#[allow(clippy::undocumented_unsafe_blocks)]
 mod bindings_helper {
     use super::bindings_raw::*;
     use kernel::{bindings::*, ffi};
-    include!(concat!(env!("RUST_EXT_OBJ"), "/bindings/bindings_helpers_generated.rs"));
+    include!(concat!(
+        env!("RUST_EXT_OBJ"),
+        "/bindings/bindings_helpers_generated.rs"
+    ));
 }
 
 /// What gcc says about the layout of the C types in use, as assertions; see `layout.c`.
@@ -49,7 +56,10 @@ mod layout {
     use super::bindings_raw::*;
     use core::mem::{offset_of, size_of};
     use kernel::bindings::*;
-    include!(concat!(env!("RUST_EXT_OBJ"), "/bindings/layout_generated.rs"));
+    include!(concat!(
+        env!("RUST_EXT_OBJ"),
+        "/bindings/layout_generated.rs"
+    ));
 }
 
 #[allow(ambiguous_glob_reexports, hidden_glob_reexports)]

@@ -109,13 +109,12 @@ macro_rules! module_version {
 macro_rules! param {
     ($name:ident, $value:expr, $type:ty, $c_type:literal, $mode:literal, $description:literal) => {
         const _: () = {
-            const NAME: &::kernel::str::CStr =
-                match ::kernel::str::CStr::from_bytes_with_nul(
-                    ::core::concat!(::core::stringify!($name), "\0").as_bytes(),
-                ) {
-                    Ok(name) => name,
-                    Err(_) => ::core::panic!(),
-                };
+            const NAME: &::kernel::str::CStr = match ::kernel::str::CStr::from_bytes_with_nul(
+                ::core::concat!(::core::stringify!($name), "\0").as_bytes(),
+            ) {
+                Ok(name) => name,
+                Err(_) => ::core::panic!(),
+            };
             const _: () = assert!($crate::module_param::mode_is_valid($mode));
             #[link_section = "__param"]
             #[used(compiler)]
@@ -133,7 +132,14 @@ macro_rules! param {
 #[macro_export]
 macro_rules! param_ulong {
     ($name:ident, $value:expr, $mode:literal, $description:literal $(,)?) => {
-        $crate::param!($name, $value, ::kernel::sync::atomic::Atomic<usize>, "ulong", $mode, $description);
+        $crate::param!(
+            $name,
+            $value,
+            ::kernel::sync::atomic::Atomic<usize>,
+            "ulong",
+            $mode,
+            $description
+        );
     };
 }
 
@@ -142,6 +148,13 @@ macro_rules! param_ulong {
 #[macro_export]
 macro_rules! param_uint {
     ($name:ident, $value:expr, $mode:literal, $description:literal $(,)?) => {
-        $crate::param!($name, $value, ::kernel::sync::atomic::Atomic<u32>, "uint", $mode, $description);
+        $crate::param!(
+            $name,
+            $value,
+            ::kernel::sync::atomic::Atomic<u32>,
+            "uint",
+            $mode,
+            $description
+        );
     };
 }

@@ -242,8 +242,7 @@ impl<T: Driver> Callbacks<T> {
         // `platform_driver`, which is embedded in an `Inner<T>` that the registration keeps.
         let (dev, inner) = unsafe {
             let driver = container_of!((*pdev).dev.driver, bindings::platform_driver, driver);
-            let inner: *const Inner<T> =
-                container_of!(Opaque::cast_from(driver), Inner<T>, driver);
+            let inner: *const Inner<T> = container_of!(Opaque::cast_from(driver), Inner<T>, driver);
             (Device::from_raw(pdev), &*inner)
         };
         from_result(|| {

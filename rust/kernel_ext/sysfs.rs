@@ -115,7 +115,10 @@ pub struct Attribute<D> {
     show: Option<Show<D>>,
     store: Option<Store<D>>,
     index: u32,
-    #[cfg_attr(not(CONFIG_DEBUG_LOCK_ALLOC), expect(dead_code, reason = "for lockdep"))]
+    #[cfg_attr(
+        not(CONFIG_DEBUG_LOCK_ALLOC),
+        expect(dead_code, reason = "for lockdep")
+    )]
     class: Option<Pin<&'static LockClassKey>>,
 }
 
@@ -182,6 +185,10 @@ impl<D: Send + Sync + 'static> File<D> {
         let class = attribute
             .class
             .unwrap_or_else(|| kernel::static_lock_class!());
+        #[cfg_attr(
+            not(CONFIG_DEBUG_LOCK_ALLOC),
+            expect(clippy::needless_update, reason = "there are more fields for lockdep")
+        )]
         let attr = bindings::device_attribute {
             attr: bindings::attribute {
                 name: attribute.name.as_cstr().as_char_ptr(),
@@ -191,10 +198,10 @@ impl<D: Send + Sync + 'static> File<D> {
                 ..pin_init::zeroed()
             },
             __bindgen_anon_1: bindings::device_attribute__bindgen_ty_1 {
-                show: attribute.show.map(|_| Self::show_callback as _),
+                show: attribute.show.and(Some(Self::show_callback)),
             },
             __bindgen_anon_2: bindings::device_attribute__bindgen_ty_2 {
-                store: attribute.store.map(|_| Self::store_callback as _),
+                store: attribute.store.and(Some(Self::store_callback)),
             },
         };
         // INVARIANT: The name lies in static memory or on the heap, where it stays when the

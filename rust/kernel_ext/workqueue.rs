@@ -48,7 +48,11 @@ impl OwnedQueue {
     ///
     /// `ENOMEM`.
     pub fn new_ordered(name: &CStr) -> Result<Self> {
-        Self::new(name, bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags___WQ_ORDERED, 1)
+        Self::new(
+            name,
+            bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags___WQ_ORDERED,
+            1,
+        )
     }
 
     fn new(name: &CStr, flags: bindings::wq_flags, max_active: c_int) -> Result<Self> {

@@ -73,7 +73,13 @@ impl platform::Driver for Driver {
                 Attribute::read_only(c"status", Echo::show_status),
             ],
         )?;
-        Ok(KBox::new(Bound { _files: files, echo }, GFP_KERNEL)?)
+        Ok(KBox::new(
+            Bound {
+                _files: files,
+                echo,
+            },
+            GFP_KERNEL,
+        )?)
     }
 
     fn suspend(_dev: &platform::Device, bound: &Bound) -> Result {
@@ -130,11 +136,18 @@ impl Echo {
 
     fn show_status(&self, _index: u32, page: &mut Page<'_>) -> Result {
         let state = if self.is_busy() { "busy" } else { "idle" };
-        Ok(writeln!(page, "{state} {}", self.count.bytes.load(Relaxed))?)
+        Ok(writeln!(
+            page,
+            "{state} {}",
+            self.count.bytes.load(Relaxed)
+        )?)
     }
 
     fn store_sockfd(&self, _index: u32, text: &[u8]) -> Result {
-        let fd = core::str::from_utf8(text)?.trim().parse().map_err(|_| EINVAL)?;
+        let fd = core::str::from_utf8(text)?
+            .trim()
+            .parse()
+            .map_err(|_| EINVAL)?;
         let socket = Socket::from_fd(fd)?;
         if socket.kind() != Type::Stream {
             return Err(EPROTOTYPE);

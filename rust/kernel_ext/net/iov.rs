@@ -79,6 +79,7 @@ impl<'a> IoSlice<'a> {
     ///
     /// More than there is counts as all of it. What is left of an element that was used in part
     /// takes its place.
+    #[expect(clippy::mut_mut, reason = "as `std::io::IoSlice::advance_slices`")]
     pub fn advance(iov: &mut &mut [Self], n: usize) {
         advance(iov, n, |one| &mut one.vec);
     }
@@ -129,6 +130,7 @@ impl<'a> IoSliceMut<'a> {
     }
 
     /// As [`IoSlice::advance`].
+    #[expect(clippy::mut_mut, reason = "as `std::io::IoSlice::advance_slices`")]
     pub fn advance(iov: &mut &mut [Self], n: usize) {
         advance(iov, n, |one| &mut one.vec);
     }
@@ -141,6 +143,7 @@ impl<'a> IoSliceMut<'a> {
 }
 
 /// See [`IoSlice::advance`].
+#[expect(clippy::mut_mut, reason = "as `std::io::IoSlice::advance_slices`")]
 fn advance<T>(iov: &mut &mut [T], mut n: usize, vec: fn(&mut T) -> &mut bindings::kvec) {
     let mut rest = core::mem::take(iov);
     while let Some(first) = rest.first_mut() {

@@ -365,5 +365,7 @@ fn to_c(timeout: Option<Msecs>) -> c_long {
 
 /// The sum of lengths, at most what one call may take.
 fn total(lengths: impl Iterator<Item = usize>) -> usize {
-    lengths.fold(0, |sum: usize, len| sum.saturating_add(len)).min(MAX_BYTES)
+    lengths
+        .fold(0, |sum: usize, len| sum.saturating_add(len))
+        .min(MAX_BYTES)
 }

@@ -57,11 +57,7 @@ unsafe impl Backend for SpinLockIrqSaveBackend {
     type GuardState = c_ulong;
 
     #[inline]
-    unsafe fn init(
-        ptr: *mut Self::State,
-        name: *const c_char,
-        key: *mut bindings::lock_class_key,
-    ) {
+    unsafe fn init(ptr: *mut Self::State, name: *const c_char, key: *mut bindings::lock_class_key) {
         // SAFETY: By the requirements of this function `ptr` is valid for writes, and `name` and
         // `key` for reads for ever.
         unsafe { bindings::__spin_lock_init(ptr, name, key) }
