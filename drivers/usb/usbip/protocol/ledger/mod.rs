@@ -4,8 +4,8 @@
 //!
 //! A ledger is driven under the lock of its connection: every call is short, takes bounded time
 //! and never allocates. Its storage is lent at construction. Requests are move-only values that
-//! enter a ledger once and leave it exactly once. Outside the kernel a ledger of clonable requests can
-//! be cloned and hashed, which is what exploring all its states takes.
+//! enter a ledger once and leave it exactly once. Outside the kernel a ledger of clonable requests
+//! can be cloned and hashed, which is what exploring all its states takes.
 
 use core::num::{NonZeroU32, NonZeroU64};
 

@@ -8,7 +8,7 @@
 //! | PDU | after the 8-byte header |
 //! |---|---|
 //! | request DEVLIST | nothing |
-//! | reply DEVLIST | number of devices ([`DEVICE_COUNT_LEN`]), then each device with its interfaces |
+//! | reply DEVLIST | number of devices ([`DEVICE_COUNT_LEN`]), each with its interfaces |
 //! | request IMPORT | bus identifier ([`import_request`]) |
 //! | reply IMPORT | the device, if the status is 0 ([`import_reply`]) |
 //! | request EXPORT, UNEXPORT | the device ([`export_request`]) |

@@ -21,7 +21,7 @@ pub enum BodyError {
     /// `actual_length` is negative or exceeds the buffer of the request.
     ActualLength(i32),
     /// `number_of_packets` of an isochronous request is not between 1 and
-    /// [`MAX_ISO_PACKETS`], or that of its reply differs from what was submitted.
+    /// [`crate::limits::MAX_ISO_PACKETS`], or that of its reply differs from what was submitted.
     PacketCount(i32),
 }
 

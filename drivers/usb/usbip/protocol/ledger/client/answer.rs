@@ -24,8 +24,8 @@ pub struct Enqueued {
 /// The next thing to send.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TxItem<T> {
-    /// A CMD_SUBMIT. The URB belongs to the tx thread until [`ClientLedger::sent`] or
-    /// [`ClientLedger::put_back`].
+    /// A CMD_SUBMIT. The URB belongs to the tx thread until [`super::ClientLedger::sent`] or
+    /// [`super::ClientLedger::put_back`].
     Submit {
         /// To report with.
         token: Token,
@@ -43,7 +43,7 @@ pub enum TxItem<T> {
     },
 }
 
-/// What [`ClientLedger::next_tx`] would return.
+/// What [`super::ClientLedger::next_tx`] would return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextTx {
     /// A CMD_SUBMIT for this kind of URB.
@@ -66,7 +66,7 @@ pub enum AfterSend<T> {
     Answered {
         /// The URB.
         urb: T,
-        /// The reply, as given to [`ClientLedger::stash_reply`].
+        /// The reply, as given to [`super::ClientLedger::stash_reply`].
         reply: wire::RetSubmit,
         /// The URB was asked to be unlinked meanwhile.
         unlinking: bool,
@@ -81,7 +81,7 @@ pub enum Dequeued<T> {
     /// Nothing of it was sent. It is out of the ledger and the caller's to complete.
     Local(T),
     /// A thread has it. It comes back on its own: with its reply, or after a CMD_UNLINK that
-    /// follows by itself, or at the latest by [`ClientLedger::drain`].
+    /// follows by itself, or at the latest by [`super::ClientLedger::drain`].
     Deferred,
     /// A CMD_UNLINK was queued.
     Unlinking {
@@ -122,7 +122,7 @@ impl fmt::Display for Violation {
 #[derive(Debug, PartialEq, Eq)]
 pub enum RetSubmit<T> {
     /// The reply to this URB. It belongs to the rx thread, which receives the body and then
-    /// calls [`ClientLedger::received`], or [`ClientLedger::put_back`] if that fails.
+    /// calls [`super::ClientLedger::received`], or [`super::ClientLedger::put_back`] if that fails.
     Receive {
         /// To report with.
         token: Token,
@@ -135,11 +135,11 @@ pub enum RetSubmit<T> {
     },
     /// The tx thread has not reported the URB as sent. That is no violation: on a fast path the
     /// reply is here before `sendmsg` has returned. If no body follows, hand the reply to
-    /// [`ClientLedger::stash_reply`] and go on; else wait until the tx thread has reported, and ask
-    /// again. A server that answers what it was not sent makes the caller wait no longer than the
-    /// tx thread may take to send.
+    /// [`super::ClientLedger::stash_reply`] and go on; else wait until the tx thread has reported,
+    /// and ask again. A server that answers what it was not sent makes the caller wait no longer
+    /// than the tx thread may take to send.
     Sending {
-        /// For [`ClientLedger::stash_reply`].
+        /// For [`super::ClientLedger::stash_reply`].
         token: Token,
         /// What was submitted.
         meta: UrbMeta,

@@ -31,11 +31,11 @@ pub(super) enum State<T> {
     Receiving { unlink_sent: bool },
     /// On the list of unlinks; the URB was given back.
     AwaitingRetUnlink,
-    /// Waits for [`ClientLedger::drain`], on whichever list it was.
+    /// Waits for [`super::ClientLedger::drain`], on whichever list it was.
     Parked(T),
 }
 
-/// Room for one URB, lent to a [`ClientLedger`].
+/// Room for one URB, lent to a [`super::ClientLedger`].
 #[cfg_attr(not(MODULE), derive(Clone, Hash))]
 pub struct Entry<T> {
     pub(super) links: Links,

@@ -6,16 +6,17 @@
 //! the functions that move between them. Here a URB has one slot and one state:
 //!
 //! ```text
-//! enqueue            next_tx                 sent            ret_submit            received
-//!    ──────▶ Queued ─────────▶ Sending(tx) ─────────▶ Sent ─────────────▶ Receiving(rx) ──────▶ gone
-//!              │                    │                   │                      ▲           │
-//!              │ dequeue            │ dequeue, sent     │ dequeue              │ ret_submit│ CMD_UNLINK
-//!              ▼                    └───────────────▶ UnlinkQueued ────────────┤           │ was sent
-//!         given back,                                   │ next_tx              │           ▼
-//!         nothing sent                                UnlinkSent ──────────────┘   AwaitingRetUnlink
-//!                                                       │ ret_unlink                       │ ret_unlink
-//!                                                       ▼                                  ▼
-//!                                                given back; tombstone if status 0        gone
+//! enqueue            next_tx                 sent            ret_submit          received
+//!    ──────▶ Queued ─────────▶ Sending(tx) ─────────▶ Sent ────────────▶ Receiving(rx) ─────▶ gone
+//!              │                    │                   │                     ▲         │
+//!              │ dequeue            │ dequeue, sent     │ dequeue             │         │ if the
+//!              ▼                    └───────────────▶ UnlinkQueued ───────────┤         │ unlink
+//!         given back,                                   │ next_tx   ret_submit│         │ was sent
+//!         nothing sent                                UnlinkSent ─────────────┘         ▼
+//!                                                       │ ret_unlink            AwaitingRetUnlink
+//!                                                       ▼                           │ ret_unlink
+//!                                                given back;                        ▼
+//!                                                tombstone if status 0             gone
 //! ```
 //!
 //! Submits and unlinks leave through one queue, so a CMD_UNLINK cannot overtake its CMD_SUBMIT.
@@ -50,7 +51,7 @@ use entry::State;
 ///
 /// # Invariants
 ///
-/// Every entry is on exactly one list, given by its [`State`]. An entry with a sequence number has
+/// Every entry is on exactly one list, given by its state. An entry with a sequence number has
 /// a slot of the ring that points back to it, and no slot points to a free entry.
 #[cfg_attr(not(MODULE), derive(Clone, Hash))]
 pub struct ClientLedger<T, E, R> {

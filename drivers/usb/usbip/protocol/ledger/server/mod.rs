@@ -6,9 +6,9 @@
 //! `struct stub_device`, and the queues of `struct vudc`.
 //!
 //! ```text
-//! admit ──▶ Reserved ──start──▶ Pending(H) ──complete──▶ reply queue ──next_reply──▶ Sending ──sent──▶ gone
-//!                                   │ unlink                 ▲
-//!                                   └──────▶ Cancelling ─────┘ complete (as the reply to the unlink)
+//! admit ─▶ Reserved ─start─▶ Pending(H) ─complete─▶ reply queue ─next_reply─▶ Sending ─sent─▶ gone
+//!                                │ unlink               ▲
+//!                                └─────▶ Cancelling ────┘ complete (as the reply to the unlink)
 //! ```
 //!
 //! `H` is what it takes to cancel a request while it is with the device, `D` its result. All
@@ -114,7 +114,7 @@ pub struct Caps {
 ///
 /// # Invariants
 ///
-/// Every entry is on exactly one list, given by its [`State`]. The table holds exactly the
+/// Every entry is on exactly one list, given by its state. The table holds exactly the
 /// requests whose reply the tx thread has not taken.
 #[cfg_attr(not(MODULE), derive(Clone, Hash))]
 pub struct ServerLedger<H, D, E, B> {
