@@ -420,7 +420,10 @@ fn step(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3000) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(3000)
+    })]
     #[test]
     fn every_call_does_what_the_model_says(
         calls in prop::collection::vec(call(), 1..150),

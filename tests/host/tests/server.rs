@@ -538,7 +538,10 @@ fn step(l: &mut Ledger, model: &mut Model, call: Call) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3000) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(3000)
+    })]
     #[test]
     fn every_call_does_what_the_model_says(calls in prop::collection::vec(call(), 1..150)) {
         let mut l: Ledger = server(MANY, EXTRA);
@@ -550,8 +553,12 @@ proptest! {
             let idle = model.facts.is_empty() && model.queue.is_empty() && model.sending.is_empty();
             prop_assert_eq!(l.is_idle(), idle);
         }
-        let handles = model.facts.values().filter(|f| f.place == Place::Pending && f.unlink.is_none());
-        let results = model.queue.iter().filter(|r| matches!(r.1, TxKind::Submit(_) | TxKind::Unlinked(_)));
+        let pending = |f: &&Fact| f.place == Place::Pending && f.unlink.is_none();
+        let handles = model.facts.values().filter(pending);
+        let results = model
+            .queue
+            .iter()
+            .filter(|reply| matches!(reply.1, TxKind::Submit(_) | TxKind::Unlinked(_)));
         let due = handles.count() + results.count();
         prop_assert_eq!(std::iter::from_fn(|| l.drain()).count(), due);
         prop_assert!(l.is_idle());
