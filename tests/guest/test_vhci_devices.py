@@ -66,8 +66,11 @@ def disk_of(path: Path) -> str:
     """The block device of a disk, once it can be read."""
     def find():
         for block in path.glob("*/host*/target*/*/block/*"):
-            if (block / "size").read_text().strip() != "0" and Path(f"/dev/{block.name}").exists():
-                return f"/dev/{block.name}"
+            try:
+                with open(f"/dev/{block.name}", "rb") as disk:
+                    return disk.read(512) and disk.name
+            except OSError:
+                pass
         return None
 
     return vhci.wait_for(find, f"the disk of {path}", vhci.ENUMERATION)
@@ -209,7 +212,10 @@ def headset(attach, request):
     return server, f"hw:{card.name[4:]},0"
 
 
-FORMAT = ("-f", "S16_LE", "-r", "48000", "-c", "2", "-t", "raw", "-q")
+# ALSA gives up on a device that takes longer for a period than the whole buffer lasts; an
+# emulated machine may be that slow with the buffer it would choose.
+FORMAT = ("-f", "S16_LE", "-r", "48000", "-c", "2", "-t", "raw", "-q",
+          "--buffer-time=2000000", "--period-time=50000")
 
 
 def test_playback(headset, tmp_path):
@@ -244,7 +250,7 @@ def test_capture(headset, tmp_path):
 
 # --- usbtest ----------------------------------------------------------------------------------
 
-def testusb(node: str, number: int, *, count=20, size=512, vary=512, sglen=8) -> str:
+def usb_case(node: str, number: int, *, count=20, size=1024, vary=512, sglen=8) -> str:
     """Run one case; returns "pass", "skip" or the errno text that testusb prints."""
     done = subprocess.run([testusb_path(), "-D", node, "-t", str(number), "-c", str(count), "-s",
                            str(size), "-v", str(vary), "-g", str(sglen)], capture_output=True,
@@ -293,8 +299,8 @@ INTERRUPT = [25, 26]
 
 
 def run_cases(node, cases, **options):
-    results = {number: testusb(node, number, **options) for number in cases}
-    assert set(results.values()) == {"pass"}, results
+    results = {number: usb_case(node, number, **options) for number in cases}
+    assert not {number: result for number, result in results.items() if result != "pass"}
 
 
 @pytest.mark.parametrize("usbtest", [(s, -1) for s in ("full", "high", "super")], indirect=True,
@@ -307,19 +313,19 @@ def test_usbtest_bulk_and_control(usbtest):
 @pytest.mark.parametrize("usbtest", [("high", -1), ("super", -1)], indirect=True,
                          ids=["high", "super"])
 def test_usbtest_unlink(usbtest):
-    run_cases(usbtest[1], UNLINK, count=100, size=1024)
+    run_cases(usbtest[1], UNLINK, count=100)
 
 
 @pytest.mark.parametrize("usbtest", [(s, 1) for s in ("full", "high", "super")], indirect=True,
                          ids=["full", "high", "super"])
 def test_usbtest_iso(usbtest):
-    run_cases(usbtest[1], ISO, size=1024)
+    run_cases(usbtest[1], ISO)
 
 
 @pytest.mark.parametrize("usbtest", [("high", 2), ("super", 2)], indirect=True,
                          ids=["high", "super"])
 def test_usbtest_interrupt(usbtest):
-    run_cases(usbtest[1], INTERRUPT, size=64)
+    run_cases(usbtest[1], INTERRUPT, size=64, vary=32)
 
 
 @pytest.mark.parametrize("usbtest", [("super", -1)], indirect=True, ids=["super"])

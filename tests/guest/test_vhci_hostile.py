@@ -69,6 +69,7 @@ def answer_in(session, device, length, **lie):
     return urb
 
 
+@beyond_c("hands the length on")
 @pytest.mark.parametrize("length", [64, 20000])
 @pytest.mark.parametrize("excess", [1, 4096, 0x7FFFFFFF])
 def test_s75_more_than_asked_for(plug, session, device, length, excess):
