@@ -25,7 +25,7 @@ pub type HeaderBytes = [u8; HEADER_LEN];
 
 /// Direction of the data of a request, as its `direction` field says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum Direction {
     /// From the client to the device.
     Out = 0,
