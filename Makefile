@@ -6,8 +6,10 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 # Nothing is built in this folder. Absolute, as the kernel's make changes directory.
 MO ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rusbip/modules
-# What to let the running make forward to the kernel's, e.g. ARCH=um.
-kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(abspath $(MO))
+# Samples are for trying the abstractions, not for installing: m to build them too.
+SAMPLES ?= n
+# Other variables for the kernel's make, as CC or ARCH=um, are simply given as well.
+kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(abspath $(MO)) SAMPLES=$(SAMPLES)
 
 RUSTFMT ?= rustfmt
 rust-files = $(shell find rust drivers samples -name '*.rs')
@@ -39,6 +41,7 @@ rustfmt-fix:
 	$(RUSTFMT) --edition 2021 $(rust-files)
 
 # For editors: rust-project.json at the top, with our crates as well as the kernel's.
+rust-analyzer: SAMPLES := m
 rust-analyzer: modules
 	+$(kbuild) rust-analyzer
 	scripts/rust_project.py --objects $(abspath $(MO)) --output rust-project.json
@@ -50,7 +53,8 @@ $(MO):
 	@mkdir -p $@
 
 help:
-	@echo 'Modules (KDIR=prepared kernel tree, default the running kernel; MO=output folder):'
+	@echo 'Modules (KDIR=prepared kernel tree, default the running kernel; MO=output folder;'
+	@echo 'SAMPLES=m to build the samples as well; other variables are passed on):'
 	@echo '  modules          build all modules (default)'
 	@echo '  modules_install  install them; run depmod -a afterwards'
 	@echo '  clean            remove what was built'
