@@ -272,7 +272,7 @@ def unload():
 
 # What no test may cause, whoever is to blame.
 SPLAT = re.compile(r"BUG:|WARNING:|Oops|KASAN|UBSAN|Call Trace|general protection|rcu.*stall|"
-                   r"blocked for more than|refcount_t|possible recursive|lockdep|panicked|"
+                   r"blocked for more than|refcount_t|possible recursive|(?<!-)lockdep|panicked|"
                    r"bad unlock|sleeping function|kernel NULL pointer|memory leak")
 
 

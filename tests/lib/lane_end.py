@@ -59,12 +59,14 @@ def busy_ports():
 
 
 def threads():
-    """Kernel threads with a name like ours."""
+    """Kernel threads with a name like ours. Not the kernel's own workers: an idle one bears the
+    name of the queue that it last worked for, whether that still exists or not."""
     found = []
     for status in Path("/proc").glob("[0-9]*/status"):
         text = read(status)
         name = re.search(r"^Name:\t(.*)$", text, re.MULTILINE)
-        if name and re.search(r"^PPid:\t2$", text, re.MULTILINE) and OURS.search(name[1]):
+        if name and re.search(r"^PPid:\t2$", text, re.MULTILINE) and OURS.search(name[1]) \
+                and not name[1].startswith("kworker/"):
             found.append(name[1])
     return sorted(found)
 
