@@ -9,6 +9,8 @@ use crate::controller::Vhci;
 use crate::hub::{Hub, Poll};
 use crate::port::{new_ledger, Link, Port, Session};
 use kernel_ext::prelude::*;
+use kernel::prelude::fmt;
+use kernel::str::CString;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
 use kernel_ext::net::socket::{Family, Socket, Type};
@@ -88,14 +90,19 @@ pub(crate) fn new_session(
     }
     let peer = socket.peer();
     let client = Client::new(port.clone(), Poll::new(hub.clone()));
-    let connection = Connection::new(
-        socket,
-        client,
-        Arc::new(Stats::new(), GFP_KERNEL)?,
-        vhci.queue.clone(),
+    let stats = Arc::new(Stats::new(), GFP_KERNEL)?;
+    let statistics = KBox::pin_init(
+        vhci.statistics.read_callback_file(
+            &CString::try_from_fmt(fmt!("port{}", port.number))?,
+            stats.clone(),
+            &|stats: &Arc<Stats>, f| stats.show(f),
+        ),
+        GFP_KERNEL,
     )?;
+    let connection = Connection::new(socket, client, stats, vhci.queue.clone())?;
     let session = Session {
         connection: connection.clone(),
+        _statistics: statistics,
         ledger: new_ledger()?,
         devid,
         speed,

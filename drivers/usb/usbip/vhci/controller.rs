@@ -9,6 +9,7 @@ use crate::hub::{Hub, VhciHcd};
 use crate::port::Port;
 use crate::root_hub::{HubKind, Lanes};
 use crate::sysfs;
+use kernel::debugfs::Dir;
 use kernel::new_mutex;
 use kernel_ext::prelude::*;
 use kernel::sync::{Arc, Mutex};
@@ -52,6 +53,8 @@ pub(crate) struct Vhci {
     lanes: Lanes,
     /// Where connections are taken down.
     pub(crate) queue: Arc<OwnedQueue>,
+    /// Where debugfs has a file with the statistics of each attached device.
+    pub(crate) statistics: Dir,
     /// Serialises attaching.
     #[pin]
     pub(crate) attaching: Mutex<()>,
@@ -84,6 +87,7 @@ impl Vhci {
                 ports_per_hub,
                 lanes,
                 queue,
+                statistics: Dir::new(c"vhci_hcd"),
                 attaching <- new_mutex!((), "vhci_attach"),
             }),
             GFP_KERNEL,

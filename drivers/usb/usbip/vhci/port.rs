@@ -17,6 +17,7 @@
 use crate::client::Client;
 use crate::root_hub::{HubKind, Lanes, RootPort};
 use kernel_ext::prelude::*;
+use kernel::debugfs::File;
 use kernel::sync::Arc;
 use kernel_ext::new_spinlock_irqsave;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
@@ -70,6 +71,8 @@ pub(crate) fn new_ledger() -> Result<Ledger> {
 pub(crate) struct Session {
     /// The connection with the server.
     pub(crate) connection: Arc<Connection<Client>>,
+    /// Shows its statistics.
+    pub(crate) _statistics: Pin<KBox<File<Arc<Stats>>>>,
     /// Its URBs.
     pub(crate) ledger: Ledger,
     /// The device's number on the server, `busnum << 16 | devnum`.
