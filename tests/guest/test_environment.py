@@ -124,3 +124,13 @@ def test_memory_checkers_are_on():
 
 def test_no_monitor_outside_qemu(lane):
     assert monitor.available() == lane.startswith("stock")
+
+
+def test_our_modules_load_and_unload_twice():
+    names = sorted(file.stem for file in guestlib.MODULES.glob("*_rs.ko"))
+    assert "vhci_hcd_rs" in names
+    for _ in range(2):
+        with guestlib.Modules() as modules:
+            for name in names:
+                modules.load(name)
+            assert all(guestlib.loaded(name) for name in names)
