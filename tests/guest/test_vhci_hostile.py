@@ -368,14 +368,20 @@ def test_killed_process(session):
 
 # --- the end of the stream, anywhere ----------------------------------------------------------
 
-def end_after(data: bytes, kind: str, reset: bool):
-    """Attach, send `data`, and vanish before anything is enumerated."""
+TRANSPORTS = pytest.mark.parametrize("kind,reset", [("unix", False), ("tcp", False),
+                                                    ("tcp", True)], ids=["unix", "fin", "rst"])
+
+
+def end_after(data: bytes, kind: str, reset: bool, asked: bool = False):
+    """Attach, send `data`, and vanish; with `asked`, not before the first request, whose number
+    replaces the one in `data`."""
     kernel, ours = vhci.stream_pair(kind)
     number = vhci.hs()
     attach_pair(kernel, number, DEVID, vhci.HIGH)
     peer = Peer(ours)
-    first = peer.recv_pdu()
-    peer.send(data.replace(b"SEQN", struct.pack(">I", first.seqnum)))
+    if asked:
+        data = data[:4] + struct.pack(">I", peer.recv_pdu().seqnum) + data[8:]
+    peer.send(data)
     if reset:
         peer.reset()
     else:
@@ -383,20 +389,20 @@ def end_after(data: bytes, kind: str, reset: bool):
     vhci.wait_free(number)
 
 
-REPLY = ret_submit(0x5345514E, 0, 18, data=FakeDevice().device_descriptor())
+REPLY = ret_submit(1, 0, 18, data=FakeDevice().device_descriptor())
 
 
-@pytest.mark.parametrize("kind,reset", [("unix", False), ("tcp", False), ("tcp", True)],
-                         ids=["unix", "fin", "rst"])
+@TRANSPORTS
 def test_s79_end_at_every_byte(plug, kind, reset):
-    """The stream ends inside a reply, at each byte of header and data."""
-    for count in range(len(REPLY)):
+    """The stream ends inside a header, at each of its bytes, and inside the data."""
+    for count in range(HEADER):
         end_after(REPLY[:count], kind, reset)
+    for count in (0, 17, HEADER, HEADER + 1, HEADER + 17):
+        end_after(REPLY[:count], kind, reset, asked=True)
     works_again(plug)
 
 
-@pytest.mark.parametrize("kind,reset", [("unix", False), ("tcp", False), ("tcp", True)],
-                         ids=["unix", "fin", "rst"])
+@TRANSPORTS
 def test_s79_end_with_urbs_in_flight(plug, kind, reset):
     for count in (0, 17, HEADER, HEADER + 100):
         session = plug(FakeDevice(), kind=kind)

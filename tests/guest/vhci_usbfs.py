@@ -2,6 +2,7 @@
 """URBs from userspace: a thin layer over /dev/bus/usb (x86-64 and other 64-bit layouts)."""
 
 import ctypes
+import errno
 import os
 
 from vhci import SOON, wait_for
@@ -228,6 +229,11 @@ class Device:
             _ioctl(self.fd, _REAPURBNDELAY, ctypes.byref(pointer))
         except BlockingIOError:
             return None
+        except OSError as error:
+            # The device is marked as gone before its URBs are taken back.
+            if error.errno == errno.ENODEV and self.pending:
+                return None
+            raise
         urb = self.pending.pop(pointer.value)
         urb.reaped = True
         return urb
