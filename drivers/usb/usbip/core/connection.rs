@@ -30,7 +30,7 @@ use kernel_ext::new_spinlock_irqsave;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
 use kernel_ext::sync::wait::WaitQueue;
 use kernel_ext::task::NoIoScope;
-use kernel_ext::time;
+use kernel_ext::time::{self, Msecs};
 use kernel_ext::workqueue::OwnedQueue;
 
 /// How long a peer may stop in the middle of a PDU, or take nothing of what is sent to it, in ms.
@@ -240,10 +240,13 @@ impl<S: Side> Connection<S> {
         true
     }
 
-    /// Sleeps until `done` or until the connection goes down; [`Self::wake_receiver`] makes it
-    /// look. For the rx thread, which has to wait for the tx thread to let go of a URB.
-    pub fn wait_for_sender(&self, done: impl Fn() -> bool) {
-        self.sent_wait.wait_until(|| self.is_dying() || done());
+    /// Sleeps until `done` or until the connection goes down, but not for more than `timeout`;
+    /// [`Self::wake_receiver`] makes it look. Returns whether it was one of the two.
+    ///
+    /// For the rx thread, which has to wait for the tx thread to let go of a URB.
+    pub fn wait_for_sender(&self, timeout: Msecs, done: impl Fn() -> bool) -> bool {
+        self.sent_wait
+            .wait_until_timeout(timeout, || self.is_dying() || done())
     }
 
     /// See [`Self::wait_for_sender`]. Any context.

@@ -33,6 +33,10 @@ use usbip_protocol::wire::{
 /// where it lies. Also up to how many received bytes are copied under the port's lock.
 const SMALL: u32 = 4096;
 
+/// How long after the reply to a request the tx thread may take to say that the request was sent,
+/// in ms: what is left of it after the peer has read its last byte is to be scheduled.
+const SENT_MS: u32 = 5000;
+
 /// The client's side of a connection.
 pub(crate) struct Client {
     port: Arc<Port>,
@@ -221,13 +225,14 @@ impl Client {
                     return self
                         .receive_body(connection, ret, inbox, token, pending, body, unlinking);
                 }
-                RetSubmit::Sending { token, meta } => {
-                    let body = ret.body(meta).map_err(Down::Body)?;
-                    if body.is_empty() && session.ledger.stash_reply(token, *ret) {
-                        return Ok(());
-                    }
+                RetSubmit::Sending { .. } => {
                     drop(inner);
-                    connection.wait_for_sender(|| self.let_go.load(Relaxed) != seen);
+                    // A server that has read the whole request answers while the tx thread is just
+                    // about to say that it was sent. One that has not read it is not to be waited
+                    // for: the socket may never take the rest.
+                    if !connection.wait_for_sender(SENT_MS, || self.let_go.load(Relaxed) != seen) {
+                        return Err(Down::Protocol("reply to a request that was not sent yet"));
+                    }
                     if connection.is_dying() {
                         return Err(Down::Removed);
                     }
