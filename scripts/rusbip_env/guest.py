@@ -50,7 +50,7 @@ def script(command, options):
     return "\n".join([*lines, command]) + "\n"
 
 
-def run(command, options, interactive=False, motd=""):
+def run(command, options, interactive=False):
     """Boots, runs a shell command, powers off. Output of the command goes to our standard output
     as it comes. Returns its exit status, STUCK after the timeout, CRASHED if the guest died."""
     kept = options.out is not None
@@ -64,7 +64,6 @@ def run(command, options, interactive=False, motd=""):
     if interactive:
         size = shutil.get_terminal_size()
         (control / "interactive").touch()
-        (control / "motd").write_text(motd)
         (control / "size").write_text(f"rows {size.lines} cols {size.columns}")
     with tempfile.TemporaryDirectory(prefix="rusbip-") as folder:
         status = boot(Path(folder), out, options, interactive)
@@ -77,10 +76,9 @@ def run(command, options, interactive=False, motd=""):
 
 def fresh_folder(kernel):
     """An output folder of this run; the ones of failed runs are kept, the oldest removed."""
-    base = cache.CACHE / "out"
+    base = cache.CACHE / "out/guests"
     base.mkdir(parents=True, exist_ok=True)
-    old = sorted((one for one in base.iterdir() if one.is_dir()), key=lambda one: one.stat().st_mtime)
-    for one in old[:-20]:
+    for one in sorted(base.iterdir(), key=lambda one: one.stat().st_mtime)[:-20]:
         shutil.rmtree(one, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{kernel}-", dir=base))
 
