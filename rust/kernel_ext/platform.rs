@@ -13,7 +13,9 @@ use core::ptr::NonNull;
 use kernel::container_of;
 use kernel::device;
 use kernel::error::{from_err_ptr, from_result, to_result};
+use kernel::new_mutex;
 use kernel::prelude::*;
+use kernel::sync::Mutex;
 use kernel::types::{ForeignOwnable, Opaque};
 
 /// A platform device that this module has registered. Dropping it unbinds and unregisters it.
@@ -142,11 +144,26 @@ pub trait Driver: 'static {
 }
 
 /// What the C object of a driver is embedded in.
+///
+/// The data of a device is not in the device's driver data, as other code writes there
+/// (`usb_create_hcd()` is one).
 #[pin_data]
 struct Inner<T: Driver> {
     #[pin]
     driver: Opaque<bindings::platform_driver>,
     context: T::Context,
+    /// Each bound device with its data, foreign-owned.
+    #[pin]
+    bound: Mutex<KVec<(*mut bindings::device, *mut c_void)>>,
+    _data: PhantomData<T::Data>,
+}
+
+impl<T: Driver> Inner<T> {
+    /// The data of a device; `None` if it is not bound.
+    fn data_of(&self, dev: *mut bindings::device) -> Option<*mut c_void> {
+        let bound = self.bound.lock();
+        bound.iter().find(|(one, _)| *one == dev).map(|pair| pair.1)
+    }
 }
 
 /// A registered platform driver. Dropping it unbinds the driver from all devices and unregisters
@@ -154,11 +171,12 @@ struct Inner<T: Driver> {
 ///
 /// # Invariants
 ///
-/// `driver` is registered, with the callbacks of [`Callbacks<T>`].
+/// `driver` is registered, with the callbacks of [`Callbacks<T>`]; `bound` lists the devices whose
+/// data is alive.
 pub struct Registration<T: Driver>(Pin<KBox<Inner<T>>>);
 
-// SAFETY: The driver core has its own locks; anybody may unregister a driver. The context is `Send`
-// and `Sync`.
+// SAFETY: The driver core has its own locks; anybody may unregister a driver. Context and data are
+// `Send` and `Sync`.
 unsafe impl<T: Driver> Send for Registration<T> {}
 // SAFETY: With a shared reference only the context can be reached.
 unsafe impl<T: Driver> Sync for Registration<T> {}
@@ -187,6 +205,8 @@ impl<T: Driver> Registration<T> {
                     unsafe { slot.write(driver) };
                 }),
                 context,
+                bound <- new_mutex!(KVec::new(), "platform_driver_bound"),
+                _data: PhantomData,
             }),
             GFP_KERNEL,
         )?;
@@ -219,8 +239,9 @@ impl<T: Driver> Drop for Registration<T> {
 /// The callbacks of a driver.
 ///
 /// The driver core calls them with a platform device that is bound, or being bound or unbound, to
-/// the driver of a [`Registration<T>`], under the device's lock. The driver data of a device is
-/// what `probe` returned, from then until `remove` takes it.
+/// the driver of a [`Registration<T>`], under the device's lock. A device is in `Inner::bound` from
+/// the end of `probe` to the beginning of `remove`, so other callbacks find it there, and its data
+/// stays until they have returned.
 struct Callbacks<T: Driver>(PhantomData<T>);
 
 impl<T: Driver> Callbacks<T> {
@@ -234,21 +255,38 @@ impl<T: Driver> Callbacks<T> {
         ..pin_init::zeroed()
     };
 
+    /// The driver of a device, and the device with its type.
+    ///
+    /// # Safety
+    ///
+    /// `dev` must be the argument of a callback that lasts longer than `'a`, see above.
+    unsafe fn split<'a>(dev: *mut bindings::device) -> (&'a Device, &'a Inner<T>) {
+        // SAFETY: As explained above the device is a valid platform device, and its driver is
+        // embedded in a `platform_driver`, which is embedded in an `Inner<T>` that the
+        // registration keeps until no callback runs.
+        unsafe {
+            let driver = container_of!((*dev).driver, bindings::platform_driver, driver);
+            let inner: *const Inner<T> = container_of!(Opaque::cast_from(driver), Inner<T>, driver);
+            let pdev = container_of!(dev, bindings::platform_device, dev);
+            (Device::from_raw(pdev), &*inner)
+        }
+    }
+
     /// # Safety
     ///
     /// Called by the driver core only, see above.
     unsafe extern "C" fn probe(pdev: *mut bindings::platform_device) -> c_int {
-        // SAFETY: As explained above the device is valid, and its driver is embedded in a
-        // `platform_driver`, which is embedded in an `Inner<T>` that the registration keeps.
-        let (dev, inner) = unsafe {
-            let driver = container_of!((*pdev).dev.driver, bindings::platform_driver, driver);
-            let inner: *const Inner<T> = container_of!(Opaque::cast_from(driver), Inner<T>, driver);
-            (Device::from_raw(pdev), &*inner)
-        };
+        // SAFETY: By the requirements of this function.
+        let dev = unsafe { &raw mut (*pdev).dev };
+        // SAFETY: As above.
+        let (device, inner) = unsafe { Self::split(dev) };
         from_result(|| {
-            let data = T::probe(dev, &inner.context)?;
-            // SAFETY: The device is valid, and its driver data belongs to its driver.
-            unsafe { bindings::dev_set_drvdata(&raw mut (*pdev).dev, data.into_foreign()) };
+            let data = T::probe(device, &inner.context)?.into_foreign();
+            let pushed = inner.bound.lock().push((dev, data), GFP_KERNEL);
+            pushed.inspect_err(|_| {
+                // SAFETY: The data was just made and is known to nobody else.
+                unsafe { Self::give_up(device, data) };
+            })?;
             Ok(0)
         })
     }
@@ -257,16 +295,26 @@ impl<T: Driver> Callbacks<T> {
     ///
     /// Called by the driver core only, see above.
     unsafe extern "C" fn remove(pdev: *mut bindings::platform_device) {
-        // SAFETY: As explained above.
-        let (dev, data) = unsafe {
-            (
-                Device::from_raw(pdev),
-                bindings::dev_get_drvdata(&raw const (*pdev).dev),
-            )
+        // SAFETY: By the requirements of this function.
+        let dev = unsafe { &raw mut (*pdev).dev };
+        // SAFETY: As above.
+        let (device, inner) = unsafe { Self::split(dev) };
+        let Some(data) = inner.data_of(dev) else {
+            return;
         };
-        // SAFETY: As explained above this is the data that `probe` returned.
-        T::remove(dev, unsafe { T::Data::borrow(data) });
-        // SAFETY: As above. Nobody looks at it any more: the device is being unbound.
+        inner.bound.lock().retain(|(one, _)| *one != dev);
+        // SAFETY: It was on the list until now, so it is what `probe` returned; the device's lock
+        // keeps other callbacks away.
+        unsafe { Self::give_up(device, data) };
+    }
+
+    /// # Safety
+    ///
+    /// `data` must be foreign-owned `T::Data` that nobody else uses or will use.
+    unsafe fn give_up(device: &Device, data: *mut c_void) {
+        // SAFETY: By the requirements of this function.
+        T::remove(device, unsafe { T::Data::borrow(data) });
+        // SAFETY: By the requirements of this function; what was borrowed is gone.
         drop(unsafe { T::Data::from_foreign(data) });
     }
 
@@ -275,8 +323,7 @@ impl<T: Driver> Callbacks<T> {
     /// Called by the driver core only, see above.
     unsafe extern "C" fn suspend(dev: *mut bindings::device) -> c_int {
         // SAFETY: By the requirements of this function.
-        let (dev, data) = unsafe { Self::bound(dev) };
-        from_result(|| T::suspend(dev, data).map(|()| 0))
+        unsafe { Self::call(dev, T::suspend) }
     }
 
     /// # Safety
@@ -284,22 +331,24 @@ impl<T: Driver> Callbacks<T> {
     /// Called by the driver core only, see above.
     unsafe extern "C" fn resume(dev: *mut bindings::device) -> c_int {
         // SAFETY: By the requirements of this function.
-        let (dev, data) = unsafe { Self::bound(dev) };
-        from_result(|| T::resume(dev, data).map(|()| 0))
+        unsafe { Self::call(dev, T::resume) }
     }
 
+    /// Calls a method with the data of a device; a device that is not bound has nothing to do.
+    ///
     /// # Safety
     ///
-    /// `dev` must be the argument of a callback for a bound device, which lasts longer than `'a`.
-    unsafe fn bound<'a>(
+    /// `dev` must be the argument of a running callback, see above.
+    unsafe fn call(
         dev: *mut bindings::device,
-    ) -> (&'a Device, <T::Data as ForeignOwnable>::Borrowed<'a>) {
-        // SAFETY: By the requirements of this function, and as explained above.
-        unsafe {
-            (
-                Device::from_raw(container_of!(dev, bindings::platform_device, dev)),
-                T::Data::borrow(bindings::dev_get_drvdata(dev)),
-            )
-        }
+        method: for<'a> fn(&'a Device, <T::Data as ForeignOwnable>::Borrowed<'a>) -> Result,
+    ) -> c_int {
+        // SAFETY: By the requirements of this function.
+        let (device, inner) = unsafe { Self::split(dev) };
+        let Some(data) = inner.data_of(dev) else {
+            return 0;
+        };
+        // SAFETY: It is on the list, and as explained above stays there until this returns.
+        from_result(|| method(device, unsafe { T::Data::borrow(data) }).map(|()| 0))
     }
 }
