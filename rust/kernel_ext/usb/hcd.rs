@@ -241,9 +241,7 @@ impl<D: Driver> Registration<D> {
         let hcd = unsafe {
             let drvdata = bindings::dev_get_drvdata(dev);
             let hcd = match primary {
-                None => {
-                    bindings::usb_create_hcd(VTable::<D>::get(), dev, bindings::dev_name(dev))
-                }
+                None => bindings::usb_create_hcd(VTable::<D>::get(), dev, bindings::dev_name(dev)),
                 Some(primary) => bindings::usb_create_shared_hcd(
                     VTable::<D>::get(),
                     dev,
@@ -406,8 +404,13 @@ impl<D: Driver> VTable<D> {
             return EINVAL.to_errno();
         };
         // SAFETY: As explained above; usbcore keeps the URB alive during the callback.
-        let (data, hcd, urb) =
-            unsafe { (Self::data(hcd), Controller::from_raw(hcd), UrbRef::from_raw(urb)) };
+        let (data, hcd, urb) = unsafe {
+            (
+                Self::data(hcd),
+                Controller::from_raw(hcd),
+                UrbRef::from_raw(urb),
+            )
+        };
         from_result(|| D::urb_dequeue(data, hcd, urb, status).map(|()| 0))
     }
 

@@ -539,8 +539,12 @@ impl UrbRef<'_> {
     /// # Errors
     ///
     /// `EIDRM`: it is not queued (any more). `EBUSY`: it is being unlinked already.
-    pub fn check_unlink(&self, hcd: &super::hcd::Controller, guard: &impl IrqsOff, status: i32)
-        -> Result {
+    pub fn check_unlink(
+        &self,
+        hcd: &super::hcd::Controller,
+        guard: &impl IrqsOff,
+        status: i32,
+    ) -> Result {
         let _ = guard;
         // SAFETY: By the type invariant the URB is alive, and the caller holds the lock that
         // serialises this with linking and unlinking.
