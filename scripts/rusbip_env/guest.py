@@ -20,6 +20,9 @@ KERNELS = ("7.2", "7.3", *uml.MAKE)
 POLL_SECONDS = 0.1
 # From the exit of the command to power-off: flushing the log and shutting down.
 GRACE_SECONDS = 30
+# A kernel that panicked: what it still prints, and then it is over.
+PANIC = b"Kernel panic - not syncing"
+PANIC_SECONDS = 2
 STUCK = 124
 CRASHED = 125
 # How much slower than on hardware things may take, for deadlines inside the guest.
@@ -98,7 +101,8 @@ def boot(folder, out, options, interactive):
             else shutil.copyfile(stick, folder / "stick.img")
     env = chroot.environment({"TMPDIR": memory_folder(options)})
     console = out / ("console.log" if is_uml else "qemu.log")
-    streams = {} if interactive else {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
+    # Pipes, not files: User-Mode Linux polls its console, and warns where it cannot.
+    streams = {} if interactive else {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
                                       "stderr": subprocess.STDOUT}
     child = subprocess.Popen(chroot.command(argv, binds=binds), env=env,
                              preexec_fn=die_with_parent, **streams)
@@ -109,7 +113,6 @@ def boot(folder, out, options, interactive):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             child.wait()
             return exit_status(out)
-        # A pipe, not the file itself: User-Mode Linux polls its console.
         drain = threading.Thread(target=save, args=(child.stdout, console), daemon=True)
         drain.start()
         return watch(child, out, options.timeout)
@@ -147,11 +150,17 @@ def exit_status(out):
 def watch(child, out, timeout):
     """Copies the command's output to ours until the guest ends or the time is up."""
     deadline = time.monotonic() + timeout
-    position = 0
+    output = Tail(out / "output.log")
+    console = Tail(out / "console.log")
     finished = None
     while True:
         ended = child.poll() is not None
-        position = copy(out / "output.log", position)
+        if data := output.read():
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        if PANIC in console.read():
+            time.sleep(PANIC_SECONDS)
+            return CRASHED
         if ended:
             return exit_status(out)
         if finished is None and (out / ".guest/status").exists():
@@ -163,18 +172,22 @@ def watch(child, out, timeout):
         time.sleep(POLL_SECONDS)
 
 
-def copy(path, position):
-    """Prints what was appended to a file; returns the new position."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(position)
-            data = file.read()
-    except FileNotFoundError:
-        return position
-    if data:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    return position + len(data)
+class Tail:
+    """What is appended to a file that may not exist yet."""
+
+    def __init__(self, path):
+        self.path, self.position = path, 0
+
+    def read(self):
+        """The bytes that came since the last call."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.position)
+                data = file.read()
+        except FileNotFoundError:
+            return b""
+        self.position += len(data)
+        return data
 
 
 def explain(status, out, options):

@@ -9,9 +9,7 @@ EXTRA = {"uml-kasan": ["kasan_multi_shot"], "uml-lockdep": []}
 
 def command(options, interactive):
     """The command line of the debug kernel, with paths as seen inside the root."""
-    console = (["con=null", "ssl=null", "con0=fd:0,fd:1"] if interactive else
-               ["con=null", "ssl=null", "con0=null,fd:1"])
     return [f"{kernels.build_tree(options.kernel)}/linux", f"mem={options.mem or 2048}M",
             "seccomp=on", f"ncpus={options.cpus}", "rootfstype=hostfs", "rootflags=/", "ro",
-            "init=/rusbip/scripts/guest-uml", "uml_dir=/run/ctl/", *console, "panic=-1",
-            f"loglevel={1 if interactive else 5}", *EXTRA[options.kernel]]
+            "init=/rusbip/scripts/guest-uml", "uml_dir=/run/ctl/", "con=null", "ssl=null",
+            "con0=fd:0,fd:1", "panic=-1", f"loglevel={1 if interactive else 5}", *EXTRA[options.kernel]]
