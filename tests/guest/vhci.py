@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib import oracle
+
 CLIENT = os.environ.get("RUSBIP_CLIENT", "rust")
 PLATFORM = Path("/sys/devices/platform")
 VHCI = PLATFORM / "vhci_hcd.0"
@@ -270,12 +272,6 @@ def unload():
 
 # --- kernel log and tasks ---------------------------------------------------------------------
 
-# What no test may cause, whoever is to blame.
-SPLAT = re.compile(r"BUG:|WARNING:|Oops|KASAN|UBSAN|Call Trace|general protection|rcu.*stall|"
-                   r"blocked for more than|refcount_t|possible recursive|(?<!-)lockdep|panicked|"
-                   r"bad unlock|sleeping function|kernel NULL pointer|memory leak")
-
-
 class KernelLog:
     """The kernel log from the moment of construction on."""
 
@@ -301,7 +297,9 @@ class KernelLog:
         return [line for line in self.lines() if re.search(pattern, line)]
 
     def splats(self) -> list:
-        return [line for line in self.lines() if SPLAT.search(line)]
+        """Reports of the kernel about itself that are not known noise of this lane."""
+        return [str(one) for one in
+                oracle.findings("\n".join(self.lines()), os.environ.get("RUSBIP_LANE", ""))]
 
     def close(self):
         os.close(self.fd)
