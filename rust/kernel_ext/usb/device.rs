@@ -5,7 +5,9 @@
 //! C header: [`include/linux/usb.h`](srctree/include/linux/usb.h)
 
 use crate::bindings;
+use core::ptr::NonNull;
 use kernel::prelude::*;
+use kernel::sync::aref::AlwaysRefCounted;
 use kernel::types::Opaque;
 
 /// A USB device: a shared reference to a C `struct usb_device`.
@@ -23,6 +25,26 @@ pub struct Device(Opaque<bindings::usb_device>);
 /// keeps a key drops it when usbcore reports the device as freed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct DeviceKey(usize);
+
+// SAFETY: `usb_get_dev()` and `usb_put_dev()` count references, and a device lives as long as there
+// are any; a device holds its parents.
+unsafe impl AlwaysRefCounted for Device {
+    fn inc_ref(&self) {
+        // SAFETY: By the type invariant the device is valid.
+        unsafe { bindings::usb_get_dev(self.as_ptr()) };
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: By the requirements of this function the caller gives up a reference.
+        unsafe { bindings::usb_put_dev(obj.cast().as_ptr()) };
+    }
+}
+
+// SAFETY: References to a device may be dropped by any thread; all fields that methods read are
+// unchanging, or written by usbcore without regard to threads.
+unsafe impl Send for Device {}
+// SAFETY: As above.
+unsafe impl Sync for Device {}
 
 impl Device {
     /// Makes a reference from a C pointer.
@@ -71,6 +93,22 @@ impl Device {
             let parent = (*self.as_ptr()).parent;
             !parent.is_null() && (*parent).parent.is_null()
         }
+    }
+
+    /// Whether the device is in sysfs (C: `device_is_registered()`). Any context.
+    pub fn is_registered(&self) -> bool {
+        // SAFETY: By the type invariant the device is initialised. The bit shares its word with
+        // others that the driver core writes, so it may be a moment old.
+        unsafe { (*self.as_ptr()).dev.kobj.state_in_sysfs() != 0 }
+    }
+
+    /// Whether a driver is bound to the device, or being bound. Any context; it may be a moment
+    /// old.
+    pub fn has_driver(&self) -> bool {
+        // SAFETY: By the type invariant the device is initialised. The driver core writes the
+        // pointer while it is read, so the read is volatile, as READ_ONCE().
+        let driver = unsafe { (&raw const (*self.as_ptr()).dev.driver).read_volatile() };
+        !driver.is_null()
     }
 
     /// The name of the device in sysfs, as `3-1` or `3-1.2` (C: `dev_name()`).
