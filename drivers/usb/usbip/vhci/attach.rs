@@ -55,8 +55,8 @@ fn is_in_use(vhci: &Vhci, socket: &Socket) -> bool {
 ///
 /// # Errors
 ///
-/// What [`find_socket`] says; `EINVAL` if the socket is in use already or a thread could not be
-/// had; `ENOMEM`; `EBUSY` if the port is in use, which is checked last, as in C.
+/// What [`find_socket`] says, which is checked first, as in C; `EBUSY` if the port is in use;
+/// `EINVAL` if the socket is in use already or a thread could not be had; `ENOMEM`.
 pub(crate) fn new_session(
     vhci: &Vhci,
     hub: &Arc<Hub>,
@@ -89,7 +89,7 @@ pub(crate) fn new_session(
         return Err(EINVAL);
     }
     let peer = socket.peer();
-    let client = Client::new(port.clone(), Poll::new(hub.clone()));
+    let client = Client::new(port.clone(), peer, Poll::new(hub.clone()));
     let stats = Arc::new(Stats::new(), GFP_KERNEL)?;
     let statistics = KBox::pin_init(
         vhci.statistics.read_callback_file(

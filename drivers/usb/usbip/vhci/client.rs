@@ -11,6 +11,7 @@ use kernel_ext::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use kernel_ext::time;
+use kernel_ext::net::peer::Peer;
 use kernel_ext::usb::urb::{Finished, Flags, Lent, Linked};
 use usbip_core::connection::{Connection, Side};
 use usbip_core::down::Down;
@@ -40,6 +41,8 @@ const SENT_MS: u32 = 5000;
 /// The client's side of a connection.
 pub(crate) struct Client {
     port: Arc<Port>,
+    /// Who is at the other end, for messages.
+    peer: Peer,
     poll: Poll,
     /// Counts URBs that the tx thread has let go of; see [`Connection::wait_for_sender`].
     let_go: Atomic<u32>,
@@ -55,9 +58,10 @@ enum Work {
 
 impl Client {
     /// A client for a port. `poll` makes usbcore look at the port's hub.
-    pub(crate) fn new(port: Arc<Port>, poll: Poll) -> Self {
+    pub(crate) fn new(port: Arc<Port>, peer: Peer, poll: Poll) -> Self {
         Self {
             port,
+            peer,
             poll,
             let_go: Atomic::new(0),
         }
@@ -103,7 +107,7 @@ impl Client {
                     }
                     if !urb.is_in() {
                         outbox.push_with(urb.length() as usize, |to| {
-                            urb.read(to);
+                            urb.read(0, to);
                         })?;
                     }
                     push_descriptors(outbox, urb)?;
@@ -369,9 +373,9 @@ impl Side for Client {
 
     fn closed(&self, why: Down) {
         if why.is_orderly() {
-            pr_info!("port {}: {}\n", self.port.number, why);
+            pr_info!("port {} ({}): {}\n", self.port.number, self.peer, why);
         } else {
-            pr_warn!("port {}: {}\n", self.port.number, why);
+            pr_warn!("port {} ({}): {}\n", self.port.number, self.peer, why);
         }
         self.port.unplug();
         self.poll.poll();

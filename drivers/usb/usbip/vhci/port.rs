@@ -6,9 +6,9 @@
 //! connection and the ledger of its URBs; no lock is shared between ports.
 //!
 //! ```text
-//!           attach                    kill, closed()               free_device()
-//!   Free ------------> Up(Session) ------------------> Draining ------------------> Free
-//!                                     (straight to Free if usbcore never saw a device)
+//!         attach               kill, closed()          URBs are back         free_device()
+//!   Free --------> Up(Session) ------------> Closing ---------------> Draining --------> Free
+//!                                    (straight to Free if usbcore has no device)
 //! ```
 //!
 //! A port is not free while usbcore still holds the device of the last connection, so that nothing
@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::root_hub::{HubKind, Lanes, RootPort};
 use kernel_ext::prelude::*;
 use kernel::debugfs::File;
+use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
 use kernel_ext::new_spinlock_irqsave;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
@@ -89,7 +90,9 @@ pub(crate) enum Link {
     Free,
     /// One is.
     Up(Session),
-    /// The connection is gone; usbcore has not let go of the device yet.
+    /// The connection is gone; what is left of the session is being taken apart.
+    Closing,
+    /// The session is gone as well; usbcore has not let go of the device yet.
     Draining,
 }
 
@@ -147,8 +150,30 @@ pub(crate) struct Inner {
     pub(crate) link: Link,
     /// The device that usbcore has on this port and has not reported as freed.
     device: Option<DeviceKey>,
-    /// The name of that device, once it has an address.
-    name: Option<Name>,
+    /// That device, once it has an address.
+    addressed: Option<ARef<Device>>,
+    /// Whether that device was seen by its bus, see [`Self::announced()`].
+    announced: bool,
+}
+
+impl Inner {
+    /// The device of this port, if it can be found by its name in sysfs.
+    ///
+    /// It has the name earlier, but a `usbip port` that looked it up would give up then. That a
+    /// driver has been chosen for a device says that it is on its bus.
+    fn announced(&mut self) -> Option<&Device> {
+        let device = self.addressed.as_deref()?;
+        self.announced |= device.has_driver();
+        (self.announced && device.is_registered()).then_some(device)
+    }
+
+    /// usbcore has no device here any more. Drop what is returned without the lock.
+    #[must_use]
+    fn forget_device(&mut self) -> Option<ARef<Device>> {
+        self.device = None;
+        self.announced = false;
+        self.addressed.take()
+    }
 }
 
 /// A port of a root hub.
@@ -176,7 +201,8 @@ impl Port {
                         root: RootPort::new(kind, lanes),
                         link: Link::Free,
                         device: None,
-                        name: None,
+                        addressed: None,
+                        announced: false,
                     },
                     "vhci_port"
                 ),
@@ -221,7 +247,7 @@ impl Port {
         } = &mut *inner
         else {
             // It was up above, and the lock was held since; refusing is right in any case.
-            return refuse(urb, accepted, &inner, ENODEV);
+            return urb.refuse(&inner, accepted, ENODEV);
         };
         match session.ledger.enqueue(Pending { urb, sent_ns: 0 }, meta) {
             Ok(queued) => {
@@ -233,7 +259,7 @@ impl Port {
                 }
                 Ok(accepted)
             }
-            Err(Full(pending)) => refuse(pending.urb, accepted, &inner, ENOMEM),
+            Err(Full(pending)) => pending.urb.refuse(&inner, accepted, ENOMEM),
         }
     }
 
@@ -280,8 +306,11 @@ impl Port {
             return Err(ENODEV);
         }
         if device.is_on_root_hub() {
+            let before = inner.forget_device();
             inner.device = Some(device.key());
-            inner.name = Some(Name::new(device.name().to_bytes()));
+            inner.addressed = Some(device.into());
+            drop(inner);
+            drop(before);
         }
         Ok(())
     }
@@ -290,11 +319,12 @@ impl Port {
     pub(crate) fn free_device(&self, device: &Device) {
         let mut inner = self.inner.lock();
         if inner.device == Some(device.key()) {
-            inner.device = None;
-            inner.name = None;
+            let reference = inner.forget_device();
             if matches!(inner.link, Link::Draining) {
                 inner.link = Link::Free;
             }
+            drop(inner);
+            drop(reference);
         }
     }
 
@@ -303,7 +333,7 @@ impl Port {
     pub(crate) fn kill(&self, why: Down) -> bool {
         let connection = match &self.inner.lock().link {
             Link::Free => return false,
-            Link::Draining => return true,
+            Link::Closing | Link::Draining => return true,
             Link::Up(session) => session.connection.clone(),
         };
         connection.kill(why);
@@ -325,7 +355,12 @@ impl Port {
     ///
     /// For when the threads of the connection have ended (or never ran).
     pub(crate) fn unplug(&self) {
-        let link = core::mem::replace(&mut self.inner.lock().link, Link::Draining);
+        let mut inner = self.inner.lock();
+        if !matches!(inner.link, Link::Up(_)) {
+            return;
+        }
+        let link = core::mem::replace(&mut inner.link, Link::Closing);
+        drop(inner);
         let Link::Up(mut session) = link else {
             return;
         };
@@ -334,20 +369,28 @@ impl Port {
             let urb = pending.urb.unlink(&self.inner.lock());
             urb.giveback(ESHUTDOWN.to_errno());
         }
+        // Before the port is free, as the next session's statistics have the same name.
+        drop(session);
         let mut inner = self.inner.lock();
         inner.root.disconnect();
-        if inner.device.is_none() {
-            inner.link = Link::Free;
-        }
+        inner.link = match inner.device {
+            None => Link::Free,
+            Some(_) => Link::Draining,
+        };
     }
 
     /// What the `status` file is to say.
     pub(crate) fn status(&self) -> Status {
-        let inner = self.inner.lock();
-        let (state, session) = match (&inner.link, inner.name) {
+        let mut inner = self.inner.lock();
+        let name = inner
+            .announced()
+            .map(|device| Name::new(device.name().to_bytes()));
+        let (state, session) = match (&inner.link, name) {
             (Link::Free, _) => (PortStatus::PortFree, None),
             (Link::Up(session), Some(name)) => (PortStatus::PortUsed, Some((session, name))),
-            (Link::Up(_), None) | (Link::Draining, _) => (PortStatus::PortNotAssigned, None),
+            (Link::Up(_), None) | (Link::Closing | Link::Draining, _) => {
+                (PortStatus::PortNotAssigned, None)
+            }
         };
         match session {
             Some((session, name)) => Status {
@@ -374,19 +417,5 @@ pub(crate) fn direction(urb: &impl Lent) -> Direction {
         Direction::In
     } else {
         Direction::Out
-    }
-}
-
-/// Hands a URB back that was linked in this very call.
-fn refuse<'a>(
-    urb: Linked,
-    accepted: Accepted<'a>,
-    guard: &impl kernel_ext::sync::irqsave::IrqsOff,
-    error: Error,
-) -> Result<Accepted<'a>, (Error, Submitted<'a>)> {
-    match urb.refuse(guard, accepted) {
-        Ok(urb) => Err((error, urb)),
-        // Never, as both are the same URB's: it is taken in, and comes back as dropped.
-        Err((_urb, accepted)) => Ok(accepted),
     }
 }
