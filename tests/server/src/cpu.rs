@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 /// `USER_HZ`: the unit of `/proc/stat`. 100 on every architecture Linux runs USB on.
 const USER_HZ: u64 = 100;
 
-/// CPU time used since boot, or between two moments.
+/// CPU time used between two moments.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
     /// Everything but idle and waiting for I/O, of all CPUs. Ticks: coarse, but nothing is missing.
@@ -21,32 +21,51 @@ pub struct Usage {
     pub tasks: BTreeMap<String, Duration>,
 }
 
-impl Usage {
-    /// Up to now.
+/// Measures between two moments. What reading the tasks' times costs is not in the result: it is
+/// done before the first and after the last look at `/proc/stat`.
+pub struct Meter {
+    before: Usage,
+}
+
+impl Meter {
+    /// From now.
     ///
     /// # Errors
     ///
     /// `/proc` is not what it should be.
-    pub fn now() -> Result<Self> {
+    pub fn start() -> Result<Self> {
+        let tasks = tasks();
+        let system = busy()?;
         Ok(Self {
-            system: system(&fs::read_to_string("/proc/stat")?)?,
-            tasks: tasks(),
+            before: Usage { system, tasks },
         })
     }
 
-    /// From `before` to this moment. Tasks that have used less than 1 ms are left out.
-    #[must_use]
-    pub fn since(&self, before: &Self) -> Self {
-        let tasks = self.tasks.iter().filter_map(|(name, &time)| {
-            let old = before.tasks.get(name).copied().unwrap_or_default();
+    /// To now. Tasks that have used less than 1 ms are left out.
+    ///
+    /// # Errors
+    ///
+    /// `/proc` is not what it should be.
+    pub fn stop(self) -> Result<Usage> {
+        let system = busy()?;
+        let Usage {
+            system: system_before,
+            tasks: before,
+        } = self.before;
+        let tasks = tasks().into_iter().filter_map(|(name, time)| {
+            let old = before.get(&name).copied().unwrap_or_default();
             let used = time.saturating_sub(old);
-            (used >= Duration::from_millis(1)).then(|| (name.clone(), used))
+            (used >= Duration::from_millis(1)).then_some((name, used))
         });
-        Self {
-            system: self.system.saturating_sub(before.system),
+        Ok(Usage {
+            system: system.saturating_sub(system_before),
             tasks: tasks.collect(),
-        }
+        })
     }
+}
+
+fn busy() -> Result<Duration> {
+    system(&fs::read_to_string("/proc/stat")?)
 }
 
 fn system(stat: &str) -> Result<Duration> {
@@ -106,13 +125,14 @@ mod tests {
 
     #[test]
     fn work_shows() {
-        let before = Usage::now().unwrap();
+        let meter = Meter::start().unwrap();
+        let accounted = !meter.before.tasks.is_empty();
         let end = std::time::Instant::now() + Duration::from_millis(50);
         while std::time::Instant::now() < end {
             std::hint::spin_loop();
         }
-        let used = Usage::now().unwrap().since(&before);
+        let used = meter.stop().unwrap();
         // Where the kernel accounts tasks at all.
-        assert!(before.tasks.is_empty() || !used.tasks.is_empty());
+        assert!(!accounted || !used.tasks.is_empty());
     }
 }

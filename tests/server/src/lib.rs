@@ -15,6 +15,7 @@ pub mod chapter9;
 pub mod cpu;
 pub mod descriptor;
 pub mod device;
+pub mod disk;
 pub mod models;
 pub mod op;
 pub mod session;

@@ -3,15 +3,17 @@
 //! Measures a USB/IP client through usbfs, against the null device of `usbip-bench-server`.
 //!
 //! For each case: round trips and bytes per second, and the CPU time all of it took, from the
-//! kernel's own accounting. `--loopback` measures the same traffic over bare loopback TCP.
+//! kernel's own accounting. `--loopback` measures the same traffic over bare loopback TCP, `--disk`
+//! reads and overwrites the start of a disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Result};
 use clap::Parser;
-use usbip_test_server::bench::{self, Case, Measured, CASES};
-use usbip_test_server::cpu::Usage;
+use usbip_test_server::bench::{self, Case, Measured};
+use usbip_test_server::cpu::Meter;
+use usbip_test_server::disk::{self, Disk};
 use usbip_test_server::usbfs::Device;
 
 /// Benchmarks a USB/IP client.
@@ -23,6 +25,9 @@ struct Arguments {
     /// Measure loopback TCP with the same message sizes instead of a device.
     #[arg(long, conflicts_with = "node")]
     loopback: bool,
+    /// Measure a disk, past the page cache. What is at its start is lost.
+    #[arg(long, conflicts_with_all = ["node", "loopback"])]
+    disk: Option<PathBuf>,
     /// Seconds per case.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -42,34 +47,36 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    let all: &'static [Case] = match arguments.disk {
+        Some(_) => &disk::CASES,
+        None => &bench::CASES,
+    };
     if arguments.list {
-        CASES.iter().for_each(|case| println!("{}", case.name));
+        all.iter().for_each(|case| println!("{}", case.name));
         return Ok(());
     }
-    let cases = select(&arguments.cases)?;
+    let cases = select(all, &arguments.cases)?;
     let span = Duration::from_secs_f64(arguments.seconds);
-    let mut device = match (arguments.loopback, &arguments.node) {
-        (true, _) => None,
-        (false, Some(node)) => Some(Device::open(node)?),
-        (false, None) => Some(Device::open(&bench::find_null_device()?)?),
+    let mut target = match (&arguments.disk, &arguments.node) {
+        (Some(disk), _) => Target::Disk(Disk::open(disk)?),
+        _ if arguments.loopback => Target::Loopback,
+        (None, Some(node)) => Target::claimed(node)?,
+        (None, None) => Target::claimed(&bench::find_null_device()?)?,
     };
-    if let Some(device) = &mut device {
-        device.claim(0)?;
-    }
     if !arguments.json {
         println!("{}", Measured::TITLE);
     }
     for case in cases {
         // One second at most to get queues, windows and clocks going.
-        run(device.as_mut(), case, span.min(Duration::from_secs(1)) / 4)?;
-        let before = Usage::now()?;
+        target.run(case, span.min(Duration::from_secs(1)) / 4)?;
+        let meter = Meter::start()?;
         let start = Instant::now();
-        let urbs = run(device.as_mut(), case, span)?;
+        let urbs = target.run(case, span)?;
         let measured = Measured {
             case,
             urbs,
             elapsed: start.elapsed(),
-            usage: Usage::now()?.since(&before),
+            usage: meter.stop()?,
         };
         match arguments.json {
             true => println!("{}", measured.json(&arguments.label)),
@@ -79,20 +86,36 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn run(device: Option<&mut Device>, case: &Case, span: Duration) -> Result<u64> {
-    match device {
-        Some(device) => bench::run_usb(device, case, span),
-        None => bench::run_loopback(case, span),
+/// What is measured.
+enum Target {
+    Usb(Device),
+    Loopback,
+    Disk(Disk),
+}
+
+impl Target {
+    fn claimed(node: &Path) -> Result<Self> {
+        let device = Device::open(node)?;
+        device.claim(0)?;
+        Ok(Self::Usb(device))
+    }
+
+    fn run(&mut self, case: &Case, span: Duration) -> Result<u64> {
+        match self {
+            Self::Usb(device) => bench::run_usb(device, case, span),
+            Self::Loopback => bench::run_loopback(case, span),
+            Self::Disk(disk) => Ok(disk.run(case, span)?),
+        }
     }
 }
 
-fn select(names: &[String]) -> Result<Vec<&'static Case>> {
+fn select(all: &'static [Case], names: &[String]) -> Result<Vec<&'static Case>> {
     if names.is_empty() {
-        return Ok(CASES.iter().collect());
+        return Ok(all.iter().collect());
     }
     names
         .iter()
-        .map(|name| match CASES.iter().find(|case| case.name == name) {
+        .map(|name| match all.iter().find(|case| case.name == name) {
             Some(case) => Ok(case),
             None => bail!("no case {name:?}; see --list"),
         })
