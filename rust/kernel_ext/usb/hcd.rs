@@ -15,7 +15,7 @@ use crate::errno::*;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use kernel::device;
-use kernel::error::{from_result, to_result};
+use kernel::error::{from_result, to_result, VTABLE_DEFAULT_ERROR};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -103,15 +103,22 @@ pub trait Driver: Sized + 'static {
     /// The current frame number, in ms. Any context.
     fn frame_number(hub: &Self::Data) -> u32;
 
-    /// Gives `device` the address that usbcore chose; no `SET_ADDRESS` is submitted.
+    /// Gives `device` the address that usbcore chose. Optional: without it a `SET_ADDRESS` request
+    /// is submitted to the device instead.
     ///
     /// # Errors
     ///
     /// usbcore takes any as "device not accepting address".
-    fn address_device(hub: &Self::Data, device: &Device) -> Result;
+    fn address_device(hub: &Self::Data, device: &Device) -> Result {
+        let _ = (hub, device);
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
-    /// `device` was unplugged or given up: it has no URBs any more and will submit none.
-    fn free_device(hub: &Self::Data, device: &Device);
+    /// `device` was unplugged or given up: it has no URBs any more and will submit none. Optional.
+    fn free_device(hub: &Self::Data, device: &Device) {
+        let _ = (hub, device);
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 }
 
 /// A host controller instance, one for each root hub: a reference to a C `struct usb_hcd`.
@@ -309,8 +316,16 @@ impl<D: Driver> VTable<D> {
         hub_control: Some(Self::hub_control_callback),
         bus_suspend: Some(Self::bus_suspend_callback),
         bus_resume: Some(Self::bus_resume_callback),
-        address_device: Some(Self::address_device_callback),
-        free_dev: Some(Self::free_dev_callback),
+        address_device: if D::HAS_ADDRESS_DEVICE {
+            Some(Self::address_device_callback)
+        } else {
+            None
+        },
+        free_dev: if D::HAS_FREE_DEVICE {
+            Some(Self::free_dev_callback)
+        } else {
+            None
+        },
         ..pin_init::zeroed()
     };
 

@@ -327,21 +327,21 @@ impl Linked {
     /// Undoes [`Submitted::link`] within the same call of `urb_enqueue`, to refuse the URB after
     /// all. Must be called before the lock taken for linking is released.
     ///
-    /// # Errors
-    ///
-    /// Hands both back if `accepted` is another URB's.
+    /// Returns what `urb_enqueue` is to return: `error` and the URB. If `accepted` is another
+    /// URB's, that one stays accepted, and this one is dropped.
     pub fn refuse<'a>(
         self,
         _guard: &impl IrqsOff,
         accepted: Accepted<'a>,
-    ) -> Result<Submitted<'a>, (Self, Accepted<'a>)> {
+        error: Error,
+    ) -> Result<Accepted<'a>, (Error, Submitted<'a>)> {
         if accepted.0 != self.urb() {
-            return Err((self, accepted));
+            return Ok(accepted);
         }
         // SAFETY: By the type invariant the URB is on its endpoint's queue; interrupts are off.
         unsafe { bindings::usb_hcd_unlink_urb_from_ep(self.0.hcd(), self.urb()) };
         // INVARIANT: `accepted` shows that the callback the URB was offered to is still running.
-        Ok(Submitted(self.into_loan(), PhantomData))
+        Err((error, Submitted(self.into_loan(), PhantomData)))
     }
 
     /// Takes the URB off the queue of its endpoint: it can no longer be dequeued.
@@ -403,12 +403,14 @@ impl Linked {
         data.len() - left.len()
     }
 
-    /// Copies the first `out.len()` bytes of the buffer; the rest of `out` stays as it was.
+    /// Copies bytes of the buffer from `offset` on, as many as `out` takes; what is left of `out`
+    /// stays as it was.
     ///
     /// Returns the number of bytes copied. Any context.
-    pub fn read(&self, out: &mut [u8]) -> usize {
+    pub fn read(&self, offset: u32, out: &mut [u8]) -> usize {
         let mut done = 0;
-        let mut pieces = self.pieces(0, u32::try_from(out.len()).unwrap_or(u32::MAX));
+        let len = u32::try_from(out.len()).unwrap_or(u32::MAX);
+        let mut pieces = self.pieces(offset, offset.saturating_add(len));
         while let Some((start, len)) = pieces.next_raw() {
             let Some(room) = out.get_mut(done..) else {
                 break;
@@ -529,6 +531,12 @@ impl UrbRef<'_> {
     pub fn device(&self) -> &Device {
         // SAFETY: usbcore holds a reference on the device for the duration of the callback.
         unsafe { Device::from_raw((*self.0.as_ptr()).dev) }
+    }
+
+    /// Whether `linked` is this URB. Under the lock under which it was linked, this finds it in a
+    /// driver's queue; [`Self::token`] saves the search.
+    pub fn is(&self, linked: &Linked) -> bool {
+        self.0 == linked.0 .0
     }
 
     /// Asks usbcore whether the URB is still there to be unlinked and records why it is.
