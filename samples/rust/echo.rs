@@ -166,9 +166,11 @@ impl Echo {
         let buf = KVVec::from_elem(0, len, GFP_KERNEL)?;
         self.count.busy.store(1, Relaxed);
         let (peer, count) = (socket.clone(), self.count.clone());
+        // Asked now: a connection that was reset does not know any more.
+        let name = socket.peer();
         let thread = KThread::spawn(c"sample_echo", move || {
             if let Err(error) = serve(&peer, buf, count.as_arc_borrow()) {
-                pr_info!("{}: error {}\n", peer.peer(), error.to_errno());
+                pr_info!("{name}: error {}\n", error.to_errno());
             }
             peer.shutdown(How::Both);
             count.busy.store(0, Relaxed);
