@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Playing and recording on the sound card of an attached device, 16 bit at 48 kHz."""
+
+import random
+import re
+from pathlib import Path
+
+from peer_stock import Remote, run, settle
+
+RATE = 48000
+SAMPLE = 2
+# Both ends may be slow: nothing is lost before this much has piled up, in microseconds.
+PATIENCE = 2_000_000
+
+
+def card(remote: Remote) -> int:
+    """The number of the sound card of a device."""
+    return int(re.search(r"controlC(\d+)", remote.node("sound/controlC*"))[1])
+
+
+def noise(frames: int, channels: int) -> bytes:
+    """Samples in which no part looks like another."""
+    return random.Random(frames).randbytes(frames * channels * SAMPLE)
+
+
+def play(remote: Remote, folder: Path, data: bytes, channels: int):
+    """Plays raw samples and then silence: what was played last need not be heard, as a card is
+    stopped when all samples are on their way."""
+    number = card(remote)
+    settle()
+    file = folder / "played.raw"
+    file.write_bytes(data + bytes(RATE // 4 * channels * SAMPLE))
+    run("aplay", "-q", "-D", f"hw:{number}", "-t", "raw", *format_of(channels), str(file))
+
+
+def record(remote: Remote, folder: Path, frames: int, channels: int) -> bytes:
+    """Records a number of frames."""
+    number = card(remote)
+    settle()
+    file = folder / "recorded.raw"
+    run("arecord", "-q", "-D", f"hw:{number}", "-t", "raw", *format_of(channels),
+        "-s", str(frames), str(file))
+    return file.read_bytes()
+
+
+def format_of(channels: int) -> list:
+    """Options of aplay and arecord."""
+    return ["-f", "S16_LE", "-r", str(RATE), "-c", str(channels), f"--buffer-time={PATIENCE}"]
