@@ -71,6 +71,8 @@ struct Model {
     tokens: Vec<Token>,
     facts: BTreeMap<usize, Fact>,
     queue: VecDeque<usize>,
+    /// Given back, and the CMD_UNLINK not answered.
+    answered: VecDeque<usize>,
     tombstones: VecDeque<(u32, UrbMeta, bool)>,
     last: u32,
 }
@@ -113,7 +115,7 @@ impl Model {
         let oldest = self
             .facts
             .values()
-            .filter(|f| f.unlink.is_some())
+            .filter(|f| f.unlink.is_some() && !f.back)
             .map(|f| f.unlink_ms)
             .min();
         assert_eq!(ledger.pending(), pending);
@@ -141,6 +143,7 @@ fn run(calls: &[Call], start: u32) {
         tokens: Vec::new(),
         facts: BTreeMap::new(),
         queue: VecDeque::new(),
+        answered: VecDeque::new(),
         tombstones: VecDeque::new(),
         last: start,
     };
@@ -188,6 +191,11 @@ fn step(
             let id = model.metas.len();
             let meta = [IN, OUT, ISO][id % 3];
             let result = ledger.enqueue(Urb(id), meta);
+            if model.facts.len() == ENTRIES {
+                if let Some(oldest) = model.answered.pop_front() {
+                    model.facts.remove(&oldest);
+                }
+            }
             if model.facts.len() == ENTRIES {
                 assert_eq!(result, Err(Full(Urb(id))));
                 return;
@@ -372,6 +380,8 @@ fn step(
             fact.back = true;
             if fact.unlink.is_none() {
                 model.facts.remove(&id);
+            } else {
+                model.answered.push_back(id);
             }
         }
         Call::RetUnlink(n, status) => {
@@ -388,6 +398,7 @@ fn step(
                 assert_eq!(result, RetUnlink::Unknown);
             } else if fact.back {
                 assert_eq!(result, RetUnlink::AlreadyDone);
+                model.answered.retain(|&other| other != id);
                 model.facts.remove(&id);
             } else {
                 let RetUnlink::GiveBack { urb, status: shown } = result else {

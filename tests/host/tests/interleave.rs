@@ -298,7 +298,8 @@ impl Net {
             },
             Reply::Unlink(ret) => match self.client.ret_unlink(ret.seqnum, ret.status) {
                 RetUnlink::GiveBack { urb, .. } => self.give_back(urb),
-                RetUnlink::AlreadyDone => (),
+                // Unknown: the URB was answered, and its entry was needed since.
+                RetUnlink::AlreadyDone | RetUnlink::Unknown => (),
                 other => panic!("an honest reply is {other:?}"),
             },
         }

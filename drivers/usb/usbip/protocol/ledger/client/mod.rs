@@ -60,8 +60,11 @@ pub struct ClientLedger<T, E, R> {
     free: List,
     /// What is to be sent, in order.
     queue: List,
-    /// CMD_UNLINKs without an answer, oldest first.
+    /// CMD_UNLINKs that were sent and whose URB waits for the answer, oldest first.
     unlinks: List,
+    /// CMD_UNLINKs whose URB was answered, so that nobody waits for theirs. Some servers never
+    /// send it, so these entries are taken back when they are needed, oldest first.
+    answered: List,
     others: List,
     pending: usize,
     in_flight: usize,
@@ -106,6 +109,7 @@ where
             free,
             queue: List::new(),
             unlinks: List::new(),
+            answered: List::new(),
             others: List::new(),
             pending: 0,
             in_flight: 0,
@@ -119,6 +123,11 @@ where
     ///
     /// No entry is free.
     pub fn enqueue(&mut self, urb: T, meta: UrbMeta) -> Result<Enqueued, Full<T>> {
+        if self.free.is_empty() {
+            if let Some(index) = self.answered.pop_front(&mut self.entries) {
+                self.release(index);
+            }
+        }
         let Some(index) = self.free.pop_front(&mut self.entries) else {
             return Err(Full(urb));
         };
@@ -192,7 +201,7 @@ where
         }
     }
 
-    /// When the oldest CMD_UNLINK without an answer was taken from the queue.
+    /// When the oldest CMD_UNLINK was taken from the queue of those whose URB was not answered.
     pub fn oldest_unlink_ms(&self) -> Option<u64> {
         let entry = self.entries.get(self.unlinks.front()? as usize)?;
         Some(entry.unlink_ms)
@@ -210,7 +219,10 @@ where
 
     /// Whether nothing is pending and no CMD_UNLINK waits for its answer.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.unlinks.is_empty() && self.others.is_empty()
+        self.queue.is_empty()
+            && self.unlinks.is_empty()
+            && self.answered.is_empty()
+            && self.others.is_empty()
     }
 
     /// Takes out one URB after the other, whatever its state, and forgets everything else.
@@ -226,6 +238,7 @@ where
             .queue
             .pop_front(&mut self.entries)
             .or_else(|| self.unlinks.pop_front(&mut self.entries))
+            .or_else(|| self.answered.pop_front(&mut self.entries))
             .or_else(|| self.others.pop_front(&mut self.entries))
         {
             let state = match self.entries.get_mut(index as usize) {

@@ -119,6 +119,8 @@ where
             }
             State::Receiving { unlink_sent: true } => {
                 entry.state = State::AwaitingRetUnlink;
+                self.unlinks.remove(&mut self.entries, token.index);
+                self.answered.push_back(&mut self.entries, token.index);
                 self.pending = self.pending.saturating_sub(1);
                 self.in_flight = self.in_flight.saturating_sub(1);
                 true
@@ -158,7 +160,7 @@ where
                 RetUnlink::GiveBack { urb, status }
             }
             State::AwaitingRetUnlink => {
-                self.unlinks.remove(&mut self.entries, index);
+                self.answered.remove(&mut self.entries, index);
                 self.release(index);
                 RetUnlink::AlreadyDone
             }
