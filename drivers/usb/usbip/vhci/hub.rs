@@ -6,9 +6,9 @@
 
 use crate::port::Port;
 use crate::root_hub::{self, HubKind, Lanes, Stall};
-use kernel_ext::prelude::*;
-use kernel::sync::{Arc, Mutex};
 use kernel::new_mutex;
+use kernel::sync::{Arc, Mutex};
+use kernel_ext::prelude::*;
 use kernel_ext::time;
 use kernel_ext::usb::device::Device;
 use kernel_ext::usb::hcd::{self, Controller, Handle, HubRequest};

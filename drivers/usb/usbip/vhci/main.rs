@@ -11,10 +11,10 @@
 
 use crate::controller::{PlatformDriver, Vhci};
 use crate::root_hub::{Lanes, MAX_PORTS};
-use kernel_ext::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use kernel_ext::platform;
+use kernel_ext::prelude::*;
 use kernel_ext::workqueue::OwnedQueue;
 
 mod attach;
@@ -59,7 +59,6 @@ const MAX_HCS: u32 = 32;
 static NR_HCS: Atomic<u32> = Atomic::new(number(env!("CONFIG_USBIP_VHCI_NR_HCS")));
 static HC_PORTS: Atomic<u32> = Atomic::new(number(env!("CONFIG_USBIP_VHCI_HC_PORTS")));
 static SSP_LANES: Atomic<u32> = Atomic::new(1);
-
 
 /// The number that a kernel option is set to.
 const fn number(option: &str) -> u32 {

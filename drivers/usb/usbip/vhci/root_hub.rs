@@ -379,13 +379,51 @@ pub(crate) const BOS: [u8; 43] = {
     let d = lane(speed_id::GEN2, true, true, 10);
     [
         // BOS header: total length, two capabilities.
-        5, 0x0f, 43, 0, 2, //
+        5,
+        0x0f,
+        43,
+        0,
+        2, //
         // SuperSpeed: supports 5 Gb/s, which is also the lowest speed with full function.
-        10, 0x10, 0x03, 0, 0x08, 0, 3, 0, 0, 0, //
+        10,
+        0x10,
+        0x03,
+        0,
+        0x08,
+        0,
+        3,
+        0,
+        0,
+        0, //
         // SuperSpeedPlus: four attributes (counted from 0), two speed IDs (likewise); the lowest
         // speed with full function, one lane each way.
-        28, 0x10, 0x0a, 0, 3 | 1 << 5, 0, 0, 0, speed_id::GEN1, 0x11, 0, 0, //
-        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], //
-        c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+        28,
+        0x10,
+        0x0a,
+        0,
+        3 | 1 << 5,
+        0,
+        0,
+        0,
+        speed_id::GEN1,
+        0x11,
+        0,
+        0, //
+        a[0],
+        a[1],
+        a[2],
+        a[3],
+        b[0],
+        b[1],
+        b[2],
+        b[3], //
+        c[0],
+        c[1],
+        c[2],
+        c[3],
+        d[0],
+        d[1],
+        d[2],
+        d[3],
     ]
 };

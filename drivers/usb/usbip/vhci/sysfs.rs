@@ -7,12 +7,12 @@
 use crate::controller::Vhci;
 use crate::port::Port;
 use core::fmt::Write;
-use kernel::prelude::fmt;
 use kernel::device;
-use kernel_ext::prelude::*;
+use kernel::prelude::fmt;
 use kernel::str::CString;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
+use kernel_ext::prelude::*;
 use kernel_ext::sysfs::{Attribute, Files, Page};
 use usbip_core::debug;
 
@@ -46,10 +46,7 @@ fn show_nports(vhci: &Vhci, _index: u32, page: &mut Page<'_>) -> Result {
 }
 
 fn show_status(vhci: &Vhci, index: u32, page: &mut Page<'_>) -> Result {
-    writeln!(
-        page,
-        "hub port sta spd dev      sockfd local_busid"
-    )?;
+    writeln!(page, "hub port sta spd dev      sockfd local_busid")?;
     let Some(vhc) = vhci.controllers().get(index as usize) else {
         return Ok(());
     };
