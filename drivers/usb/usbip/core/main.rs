@@ -3,6 +3,9 @@
 //! The module `usbip_core_rs`: parameters of, and home for, the crates that all USB/IP modules
 //! share.
 
+// Only what `module!` and the parameter macros expand to has any.
+#![deny(unsafe_code)]
+
 use kernel::prelude::*;
 
 module! {
