@@ -348,6 +348,9 @@ def reply(pdu: Submit, data: bytes) -> bytes:
 
 # --- receive timeouts -------------------------------------------------------------------------
 
+# Seconds. The test's own peer, in a process of many threads, has to answer within them.
+TIMEOUT = 1.2
+
 def plug_with_timeout(seconds: float):
     kernel, ours = vhci.stream_pair("tcp")
     whole, part = int(seconds), int(seconds % 1 * 1e6)
@@ -359,8 +362,8 @@ def plug_with_timeout(seconds: float):
 
 def test_s80_receive_timeout_idle():
     """With nothing awaited, a receive timeout of the socket means nothing."""
-    peer, path = plug_with_timeout(0.3)
-    vhci.stays(lambda: vhci.port(vhci.hs()).state == vhci.USED, "dropped", 1.5)
+    peer, path = plug_with_timeout(TIMEOUT)
+    vhci.stays(lambda: vhci.port(vhci.hs()).state == vhci.USED, "dropped", 1.6)
     with usbfs.Device(vhci.devnode(path)) as device:
         in_step(device)
     vhci.detach(vhci.hs())
@@ -369,7 +372,7 @@ def test_s80_receive_timeout_idle():
 
 
 def test_s80_receive_timeout_pending():
-    peer, path = plug_with_timeout(0.3)
+    peer, path = plug_with_timeout(TIMEOUT)
     with usbfs.Device(vhci.devnode(path)) as device:
         device.claim()
         device.submit(urb := usbfs.bulk_in(1, 64))
@@ -386,10 +389,10 @@ def test_s80_receive_timeout_pending():
 def test_s80_receive_timeout_inside_a_header():
     """An unlink answer nobody waits for arrives in two parts, a timeout apart."""
     from vhci_wire import ret_unlink  # pylint: disable=import-outside-toplevel
-    peer, path = plug_with_timeout(0.3)
+    peer, path = plug_with_timeout(TIMEOUT)
     raw = ret_unlink(0x7FFFFFF0, 0)
     peer.send(raw[:20])
-    vhci.stays(lambda: vhci.port(vhci.hs()).state == vhci.USED, "dropped", 1.0)
+    vhci.stays(lambda: vhci.port(vhci.hs()).state == vhci.USED, "dropped", 1.6)
     peer.send(raw[20:])
     with usbfs.Device(vhci.devnode(path)) as device:
         in_step(device)
