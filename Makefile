@@ -25,6 +25,7 @@ modules_install clean: | $(MO)
 
 # Objects made by clippy are not shipped: they go into a folder of their own.
 clippy: override MO := $(MO)/clippy
+clippy: SAMPLES := m
 clippy:
 	@mkdir -p $(MO)
 	+$(kbuild) CLIPPY=1 modules
