@@ -41,6 +41,15 @@ def in_flight(disk: str) -> int:
     return sum(map(int, Path("/sys/class/block", Path(disk).name, "inflight").read_text().split()))
 
 
+def read(fd: int, offset: int) -> bytes:
+    """A block of a disk, nothing if that is gone: before the request it is at its end, during the
+    request that fails."""
+    try:
+        return os.pread(fd, BLOCK, offset)
+    except OSError:
+        return b""
+
+
 def test_a_dead_link(network):
     """Detach waits neither for a peer that is not heard from any more, nor for its answers."""
     with exported("storage") as number:
@@ -51,14 +60,13 @@ def test_a_dead_link(network):
                 run("ip", "link", "set", "peer0", "down")
                 try:
                     # Far from what has been read ahead.
-                    reading = pool.submit(os.pread, file.fileno(), BLOCK, 256 * BLOCK)
+                    reading = pool.submit(read, file.fileno(), 256 * BLOCK)
                     vhci.wait_for(lambda: in_flight(disk), "a request without an answer")
                     start = time.monotonic()
                     usbip("detach", "-p", str(device.port))
                     vhci.wait_free(device.port)
                     assert time.monotonic() - start < vhci.TEARDOWN
-                    with pytest.raises(OSError):
-                        reading.result(vhci.TEARDOWN)
+                    assert reading.result(vhci.TEARDOWN) == b""
                 finally:
                     run("ip", "link", "set", "peer0", "up")
         # The server hears of it as soon as the link is there again, and all is as before.
