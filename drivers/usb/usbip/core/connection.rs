@@ -69,8 +69,7 @@ pub trait Side: Send + Sync + Sized + 'static {
     /// # Errors
     ///
     /// The reason for which the connection is to end.
-    fn transmit(&self, connection: &Connection<Self>, sender: &mut Sender<'_>)
-        -> Result<(), Down>;
+    fn transmit(&self, connection: &Connection<Self>, sender: &mut Sender<'_>) -> Result<(), Down>;
 
     /// Whether the peer owes a reply, in which case a receive timeout of the socket counts.
     fn awaits_reply(&self) -> bool;

@@ -21,8 +21,14 @@ const PIECES: usize = 64;
 /// Small messages are copied and go out together; the pieces of a large payload are handed to the
 /// socket where they lie, which copies them once. When a method returns, the socket holds no
 /// reference to the caller's memory.
+///
+/// # Invariants
+///
+/// `end <= buf.len()`; the bytes before `end` are gathered.
 pub struct Outbox {
+    /// [`GATHER`] bytes, written over again and again.
     buf: KVVec<u8>,
+    end: usize,
 }
 
 impl Outbox {
@@ -32,19 +38,20 @@ impl Outbox {
     ///
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
-            buf: KVVec::with_capacity(GATHER, GFP_KERNEL)?,
-        })
+        let mut buf = KVVec::with_capacity(GATHER, GFP_KERNEL)?;
+        buf.extend_with(GATHER, 0, GFP_KERNEL)?;
+        // INVARIANT: 0 <= GATHER.
+        Ok(Self { buf, end: 0 })
     }
 
     /// How many bytes can still be gathered.
     pub fn room(&self) -> usize {
-        GATHER.saturating_sub(self.buf.len())
+        self.buf.len().saturating_sub(self.end)
     }
 
     /// Whether nothing is gathered.
     pub fn is_empty(&self) -> bool {
-        self.buf.is_empty()
+        self.end == 0
     }
 
     /// Gathers `bytes`; whoever calls it has seen to [`Self::room`]. Any context.
@@ -53,33 +60,29 @@ impl Outbox {
     ///
     /// [`Down::NoMemory`] if there is no room after all.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), Down> {
-        if bytes.len() > self.room() {
-            return Err(Down::NoMemory);
-        }
-        // The capacity was allocated in `new`, so nothing is allocated here and the flags do not
-        // matter.
-        self.buf
-            .extend_from_slice(bytes, GFP_ATOMIC)
-            .map_err(|_| Down::NoMemory)
+        self.push_with(bytes.len(), |to| to.copy_from_slice(bytes))
     }
 
-    /// Gathers `len` bytes that `fill` writes. Any context that `fill` allows.
+    /// Gathers `len` bytes, all of which `fill` has to write. Any context that `fill` allows.
     ///
     /// # Errors
     ///
     /// As [`Self::push`].
     pub fn push_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), Down> {
-        let start = self.buf.len();
-        if len > self.room() {
-            return Err(Down::NoMemory);
-        }
-        self.buf
-            .extend_with(len, 0, GFP_ATOMIC)
-            .map_err(|_| Down::NoMemory)?;
-        if let Some(tail) = self.buf.get_mut(start..) {
-            fill(tail);
-        }
+        let tail = self.buf.get_mut(self.end..).unwrap_or(&mut []);
+        fill(tail.get_mut(..len).ok_or(Down::NoMemory)?);
+        // INVARIANT: There were `len` bytes behind `end`.
+        self.end += len;
         Ok(())
+    }
+
+    fn gathered(&self) -> &[u8] {
+        self.buf.get(..self.end).unwrap_or(&[])
+    }
+
+    fn clear(&mut self) {
+        // INVARIANT: Nothing is gathered.
+        self.end = 0;
     }
 }
 
@@ -124,8 +127,13 @@ impl Sender<'_> {
         more: bool,
     ) -> Result<(), Down> {
         let result = self.send_pieces(&mut pieces, more);
-        self.outbox.buf.clear();
+        self.outbox.clear();
         result
+    }
+
+    fn account(&self, n: usize) {
+        Stats::count(&self.stats.sends);
+        Stats::add(&self.stats.bytes_out, n);
     }
 
     fn send_pieces<'p>(
@@ -133,7 +141,7 @@ impl Sender<'_> {
         pieces: &mut dyn Iterator<Item = IoSlice<'p>>,
         more: bool,
     ) -> Result<(), Down> {
-        let mut gathered = Some(IoSlice::new(&self.outbox.buf)).filter(|s| !s.is_empty());
+        let mut gathered = Some(IoSlice::new(self.outbox.gathered())).filter(|s| !s.is_empty());
         let mut next = gathered.take().or_else(|| pieces.next());
         while next.is_some() {
             let mut iov = [IoSlice::empty(); PIECES];
@@ -160,8 +168,7 @@ impl Sender<'_> {
                     Down::Socket(error)
                 }
             })?;
-            Stats::count(&self.stats.sends);
-            Stats::add(&self.stats.bytes_out, sent);
+            self.account(sent);
             IoSlice::advance(&mut iov, sent);
         }
         Ok(())

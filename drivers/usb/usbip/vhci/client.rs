@@ -5,13 +5,13 @@
 //! C counterpart: `vhci_tx.c` and `vhci_rx.c`. Which PDU may follow which is the business of the
 //! ledger; here its answers are carried out.
 
-use crate::port::{direction, Ledger, Link, Pending, Port};
 use crate::hub::Poll;
-use kernel_ext::prelude::*;
+use crate::port::{direction, Ledger, Link, Pending, Port};
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
-use kernel_ext::time;
 use kernel_ext::net::peer::Peer;
+use kernel_ext::prelude::*;
+use kernel_ext::time;
 use kernel_ext::usb::urb::{Finished, Flags, Lent, Linked};
 use usbip_core::connection::{Connection, Side};
 use usbip_core::down::Down;
@@ -107,7 +107,9 @@ impl Client {
                     }
                     if !urb.is_in() {
                         outbox.push_with(urb.length() as usize, |to| {
-                            urb.read(0, to);
+                            let read = urb.read(0, to);
+                            // Not what an earlier message left there.
+                            to.get_mut(read..).unwrap_or(&mut []).fill(0);
                         })?;
                     }
                     push_descriptors(outbox, urb)?;
@@ -118,12 +120,14 @@ impl Client {
                 Some(TxItem::Unlink { seqnum, victim }) => {
                     Stats::count(&stats.unlinks);
                     let devid = session.devid;
-                    outbox.push(&CmdUnlink {
-                        seqnum,
-                        devid,
-                        victim,
-                    }
-                    .build())?;
+                    outbox.push(
+                        &CmdUnlink {
+                            seqnum,
+                            devid,
+                            victim,
+                        }
+                        .build(),
+                    )?;
                 }
                 None => break,
             }
@@ -256,7 +260,10 @@ impl Client {
     }
 
     /// Receives what follows a header without holding the lock: the URB is ours meanwhile.
-    #[expect(clippy::too_many_arguments, reason = "the pieces of RetSubmit::Receive")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the pieces of RetSubmit::Receive"
+    )]
     fn receive_body(
         &self,
         connection: &Connection<Self>,
@@ -292,11 +299,7 @@ impl Client {
         result
     }
 
-    fn ret_unlink(
-        &self,
-        connection: &Connection<Self>,
-        ret: &wire::RetUnlink,
-    ) -> Result<(), Down> {
+    fn ret_unlink(&self, connection: &Connection<Self>, ret: &wire::RetUnlink) -> Result<(), Down> {
         let done = {
             let mut inner = self.port.inner.lock();
             let Link::Up(session) = &mut inner.link else {
@@ -335,11 +338,7 @@ impl Side for Client {
         }
     }
 
-    fn transmit(
-        &self,
-        connection: &Connection<Self>,
-        sender: &mut Sender<'_>,
-    ) -> Result<(), Down> {
+    fn transmit(&self, connection: &Connection<Self>, sender: &mut Sender<'_>) -> Result<(), Down> {
         loop {
             match self.gather(sender.outbox(), connection.stats())? {
                 Work::Gathered if sender.outbox().is_empty() => return Ok(()),
@@ -487,10 +486,8 @@ fn receive_iso(
         .ok_or(Down::NoMemory)?;
     let mut check = ReplyCheck::new();
     for (index, bytes) in (0..).zip(descriptors.chunks_exact(DESCRIPTOR_LEN)) {
-        let (Some(asked), Ok(bytes)) = (
-            urb.iso_packet(index),
-            <&DescriptorBytes>::try_from(bytes),
-        ) else {
+        let (Some(asked), Ok(bytes)) = (urb.iso_packet(index), <&DescriptorBytes>::try_from(bytes))
+        else {
             break;
         };
         let (actual, status) = check

@@ -16,11 +16,11 @@
 
 use crate::client::Client;
 use crate::root_hub::{HubKind, Lanes, RootPort};
-use kernel_ext::prelude::*;
 use kernel::debugfs::File;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
 use kernel_ext::new_spinlock_irqsave;
+use kernel_ext::prelude::*;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
 use kernel_ext::usb::device::{Device, DeviceKey};
 use kernel_ext::usb::hcd::Controller;
