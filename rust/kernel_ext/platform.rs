@@ -13,7 +13,6 @@ use core::ptr::NonNull;
 use kernel::container_of;
 use kernel::device;
 use kernel::error::{from_err_ptr, from_result, to_result};
-use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Mutex;
 use kernel::types::{ForeignOwnable, Opaque};
@@ -143,6 +142,10 @@ pub trait Driver: 'static {
     }
 }
 
+/// The name of the lock class of all [`Inner::bound`]: lockdep wants the same pointer for all locks
+/// of a class, and a literal in generic code has another one in each module.
+static BOUND_NAME: &CStr = c"platform_driver_bound";
+
 /// What the C object of a driver is embedded in.
 ///
 /// The data of a device is not in the device's driver data, as other code writes there
@@ -205,7 +208,7 @@ impl<T: Driver> Registration<T> {
                     unsafe { slot.write(driver) };
                 }),
                 context,
-                bound <- new_mutex!(KVec::new(), "platform_driver_bound"),
+                bound <- Mutex::new(KVec::new(), BOUND_NAME, kernel::static_lock_class!()),
                 _data: PhantomData,
             }),
             GFP_KERNEL,
