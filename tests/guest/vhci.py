@@ -249,15 +249,18 @@ def loaded(name: str) -> bool:
     return Path(f"/sys/module/{name}/initstate").exists()
 
 
-def load(*parameters: str):
-    """Load the client: from the directory $RUSBIP_MODULES if set, else with modprobe."""
+def load_module(name: str, *parameters: str):
+    """Load one module: from the directory $RUSBIP_MODULES if set, else with modprobe."""
     directory = os.environ.get("RUSBIP_MODULES") if CLIENT == "rust" else None
+    command = ["insmod", f"{directory}/{name}.ko"] if directory else ["modprobe", name]
+    subprocess.run([*command, *parameters], check=True)
+
+
+def load(*parameters: str):
+    """Load the client and wait for its root hubs."""
     for name in modules():
-        if loaded(name):
-            continue
-        arguments = list(parameters) if name == modules()[-1] else []
-        command = (["insmod", f"{directory}/{name}.ko"] if directory else ["modprobe", name])
-        subprocess.run(command + arguments, check=True)
+        if not loaded(name):
+            load_module(name, *(parameters if name == modules()[-1] else ()))
     wait_for(lambda: (VHCI / "status").exists(), "the status file")
     wait_for(lambda: all(len(list(d.glob("usb[0-9]*"))) == 2 for d in PLATFORM.glob("vhci_hcd.*")),
              "the root hubs")
