@@ -23,7 +23,7 @@ def refused(sock, number=None) -> str:
 NOT_CONNECTED = ("EINVAL", "ENOTCONN")
 
 
-@beyond_c("takes every stream socket")
+@beyond_c
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
 def test_unconnected(family):
     with socket.socket(family, socket.SOCK_STREAM) as sock:
@@ -37,7 +37,7 @@ def test_unconnected(family):
     assert vhci.port(vhci.hs()).state == vhci.NULL
 
 
-@beyond_c("takes every stream socket")
+@beyond_c
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 def test_already_shut_down(kind):
     kernel, ours = vhci.stream_pair(kind)
@@ -47,7 +47,7 @@ def test_already_shut_down(kind):
     assert vhci.port(vhci.hs()).state == vhci.NULL
 
 
-@beyond_c("takes a socket twice")
+@beyond_c
 def test_same_socket_twice():
     kernel, ours = vhci.stream_pair()
     with kernel:
@@ -65,7 +65,7 @@ def test_same_socket_twice():
     peer.close()
 
 
-@beyond_c("takes both ends")
+@beyond_c
 def test_both_ends_of_a_pair():
     """A connection of the client with itself ends, whichever way, and hurts nobody."""
     kernel, ours = vhci.stream_pair()
@@ -108,7 +108,7 @@ class FakeHub(FakeDevice):
         return None
 
 
-@beyond_c("finds the connection by the child's own port number")
+@beyond_c
 def test_child_of_a_hub_stays_with_its_connection(plug):
     """A device behind an attached hub belongs to the hub's connection, or is refused. It never
     reaches the device that happens to be on the root port of the same number."""

@@ -230,7 +230,7 @@ def test_s33_detach_from_many(plug):
     session.gone()
 
 
-@beyond_c("may hand old URBs to a new connection")
+@beyond_c
 def test_s34_reattach_at_once(plug):
     """As soon as a port takes a new connection, nothing of the old device appears on it."""
     number = vhci.hs()

@@ -290,8 +290,7 @@ def usbtest(attach, request):
     subprocess.run(["rmmod", "usbtest"], check=False, capture_output=True)
 
 
-# Cases of usbtest by what they need. 11 and 12 unlink as fast as they can, which the C client
-# does not survive.
+# Cases of usbtest by what they need. 11 and 12 unlink as fast as they can.
 BULK = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 17, 18, 19, 20, 21, 24, 27, 28, 29]
 UNLINK = [11, 12]
 ISO = [15, 16, 22, 23]

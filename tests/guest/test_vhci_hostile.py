@@ -69,7 +69,7 @@ def answer_in(session, device, length, **lie):
     return urb
 
 
-@beyond_c("hands the length on")
+@beyond_c
 @pytest.mark.parametrize("length", [64, 20000])
 @pytest.mark.parametrize("excess", [1, 4096, 0x7FFFFFFF])
 def test_s75_more_than_asked_for(plug, session, device, length, excess):
@@ -82,7 +82,7 @@ def test_s75_more_than_asked_for(plug, session, device, length, excess):
     works_again(plug)
 
 
-@beyond_c("takes it for a length")
+@beyond_c
 @pytest.mark.parametrize("actual", [-1, -2, -0x80000000])
 @pytest.mark.parametrize("out", [False, True], ids=["in", "out"])
 def test_negative_length(plug, session, device, actual, out):
@@ -95,7 +95,7 @@ def test_negative_length(plug, session, device, actual, out):
     works_again(plug)
 
 
-@beyond_c("takes it for a length")
+@beyond_c
 def test_more_sent_than_given(plug, session, device):
     """An OUT transfer cannot have moved more than was in it."""
     device.submit(urb := usbfs.bulk_out(2, b"x" * 64))
@@ -104,7 +104,7 @@ def test_more_sent_than_given(plug, session, device):
     assert urb.status == -errno.EPROTO and urb.actual <= 64
 
 
-@beyond_c("hands on whatever comes")
+@beyond_c
 @pytest.mark.parametrize("status", [-errno.EINPROGRESS, 7, 1, -1, -512, -0x80000000, 0x7FFFFFFF,
                                     -errno.ECONNRESET, -errno.ENOENT, -4095, -errno.EXDEV])
 def test_status_is_filtered(session, device, status):
@@ -159,7 +159,7 @@ def iso(session, device):
     return session
 
 
-@beyond_c("believes the peer's offsets and lengths")
+@beyond_c
 @pytest.mark.parametrize("offset,length", [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (3, 1 << 20),
                                            (0x80000000, 64), (192, 1)])
 def test_s86_iso_offsets_are_ours(iso, device, offset, length):
@@ -177,7 +177,7 @@ def test_s86_iso_offsets_are_ours(iso, device, offset, length):
     in_step(device)
 
 
-@beyond_c("believes the peer's lengths")
+@beyond_c
 @pytest.mark.parametrize("actual,header", [([65, 0, 0, 0], 65), ([0xFFFFFFFF, 65, 0, 0], 64),
                                            ([64, 64, 64, 0], 100), ([0, 0, 0, 0], 64),
                                            ([10, 10, 10, 10], 0)],
@@ -196,7 +196,7 @@ def test_s86_iso_lengths_must_add_up(plug, iso, device, actual, header):
     works_again(plug)
 
 
-@beyond_c("loses its place in the stream")
+@beyond_c
 @pytest.mark.parametrize("packets", [0, 3, 5, 1025, -1, 0x7FFFFFFF, -0x80000000])
 def test_iso_packet_count_must_match(plug, iso, device, packets):
     device.submit(urb := usbfs.iso_in(5, [64] * 4))
@@ -208,7 +208,7 @@ def test_iso_packet_count_must_match(plug, iso, device, packets):
     works_again(plug)
 
 
-@beyond_c("hands on whatever comes")
+@beyond_c
 def test_iso_packet_status_is_filtered(iso, device):
     device.submit(urb := usbfs.iso_in(5, [64] * 4))
     pdu = iso.peer.next()
@@ -243,7 +243,7 @@ class Stalled:
         assert self.data.startswith(self.read), "bytes that were never submitted"
 
 
-@beyond_c("gives back a buffer that is still being sent")
+@beyond_c
 @pytest.mark.parametrize("status,actual", [(0, BIG), (-errno.EPIPE, 0)], ids=["success", "stall"])
 def test_reply_before_everything_was_sent(plug, session, device, status, actual):
     stalled = Stalled(session, device)
@@ -255,7 +255,7 @@ def test_reply_before_everything_was_sent(plug, session, device, status, actual)
     works_again(plug)
 
 
-@beyond_c("never returns")
+@beyond_c
 @pytest.mark.parametrize("how", ["detach", "close"])
 def test_s83_unlink_before_sent_then_teardown(plug, session, device, how):
     """The peer stops reading; a queued URB is cancelled; then it all goes down."""
@@ -284,7 +284,7 @@ def test_s83_unlink_before_sent_then_teardown(plug, session, device, how):
     works_again(plug)
 
 
-@beyond_c("sends what nobody wants any more")
+@beyond_c
 def test_cancelled_before_sent_leaves_no_trace(session, device):
     """A URB cancelled while it waits in the queue comes back at once and is never sent."""
     stalled = Stalled(session, device)
@@ -307,7 +307,7 @@ def test_cancelled_before_sent_leaves_no_trace(session, device):
     in_step(device)
 
 
-@beyond_c("unlink is answered by teardown only")
+@beyond_c
 def test_cancelled_while_being_sent(session, device):
     """The peer resumes: it sees the whole request and then the unlink, and all is well."""
     stalled = Stalled(session, device)
@@ -343,7 +343,7 @@ def test_peer_resumes(session, device):
     in_step(device)
 
 
-@beyond_c("the process stays")
+@beyond_c
 def test_killed_process(session):
     """A process that is killed with URBs in flight at a peer that does not answer."""
     session.peer.manual()
@@ -469,7 +469,7 @@ def test_garbage(plug):
 
 # --- storms and logs --------------------------------------------------------------------------
 
-@beyond_c("one line per PDU")
+@beyond_c
 def test_unlink_storm(session, device, watched):
     before = len(watched.lines())
     storm = b"".join(ret_unlink(0x40000000 + n, 0) for n in range(1000))
@@ -480,7 +480,7 @@ def test_unlink_storm(session, device, watched):
     assert vhci.port(session.port).state == vhci.USED
 
 
-@beyond_c("several lines per detach")
+@beyond_c
 def test_log_lines_of_a_connection(plug, watched):
     """One line at attach and one at the end, which names the port and the reason."""
     session = plug(FakeDevice())
@@ -493,7 +493,7 @@ def test_log_lines_of_a_connection(plug, watched):
     assert str(session.port) in ours[0]
 
 
-@beyond_c("answers without end")
+@beyond_c
 def test_many_urbs_in_flight(session, device):
     """A thousand URBs and a peer that answers none: all come back at detach."""
     urbs = [device.submit(usbfs.bulk_in(1, 64)) for _ in range(1000)]

@@ -145,7 +145,7 @@ def test_s1_unload_attached(plug):
     vhci.load()
 
 
-@beyond_c("faults while the module loads")
+@beyond_c
 def test_s15_sysfs_during_load():
     """Reading status and writing attach and detach while the module comes and goes. Two
     controllers, as more only take longer."""

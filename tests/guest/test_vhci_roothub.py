@@ -246,7 +246,7 @@ def test_unknown_requests_stall(hub):
         assert hub.stalls(request_type, request, 0, 1, data), (request_type, request)
 
 
-@beyond_c("a reset of an empty port fakes a connection")
+@beyond_c
 def test_s53_reset_of_empty_port(hub):
     hub.set(POWER)
     for feature in ((RESET, BH_RESET) if hub.superspeed else (RESET,)):
@@ -255,7 +255,7 @@ def test_s53_reset_of_empty_port(hub):
         hub.clear_changes()
 
 
-@beyond_c("one deadline for all ports of a hub")
+@beyond_c
 def test_s54_two_resets(hs, connect):
     """A reset that begins while another is under way does not put that one off. A slow machine
     may look too late to see it, so there are many attempts; the wrong result can't look right."""
@@ -280,7 +280,7 @@ def test_s54_two_resets(hs, connect):
     assert any(overlap() for _ in range(20)), "the first reset waited for the second"
 
 
-@beyond_c("one resume for all ports of a hub")
+@beyond_c
 def test_s54_resume_next_to_a_reset(hs, connect):
     """What port 1 resumes from is not reported by port 2, whose status is read first."""
     connect(vhci.hs(0), vhci.HIGH)
@@ -296,7 +296,7 @@ def test_s54_resume_next_to_a_reset(hs, connect):
     assert hs.wait_change(C_SUSPEND, 1)[1] == 1 << (C_SUSPEND - 16)
 
 
-@beyond_c("leaves a stuck change bit")
+@beyond_c
 def test_s55_bh_reset(ss, connect):
     connect(vhci.ss(), vhci.SUPER)
     ss.clear_changes()

@@ -90,7 +90,7 @@ def test_s157_every_port_is_listed(server):
     assert "Imported USB devices" in usbip("port").stdout
 
 
-@beyond_c("shows a device before udev can find it")
+@beyond_c
 def test_s157_no_window_during_attach(plug):
     """The tool gives up altogether when a port in use names a device that is not there, so a
     status line must not do that while an attach or a detach is under way."""

@@ -45,7 +45,7 @@ KNOWN = (
     Noise("uml-kasan", "KASAN: global-out-of-bounds in memcmp", ("load_module",), 1,
           "the module loader of ARCH=um compares relocations beyond a global"),
     Noise("uml-kasan", "KASAN: slab-use-after-free in stub_rx_loop", ("usbip_host",), 1000,
-          "a defect of the C usbip-host, which tests use as a peer"),
+          "the C usbip-host, which tests use as a peer: bugzilla.kernel.org, bug 215487"),
     # usbtest arms a timer on its stack again after timer_destroy_on_stack().
     Noise("uml-kasan", "WARNING: lib/debugobjects.c", ("perform_sglist",), 5,
           "usbtest uses a timer after its end"),
