@@ -12,7 +12,9 @@ from .run import die_with_parent, say
 
 PROBE_SECONDS = 20
 # Boots whatever CPU there is; mitigations cost a great deal in emulation and protect nothing here.
-APPEND = "console=ttyS0 panic=-1 mitigations=off loglevel={loglevel}"
+# A disk is emulated and needs no time to settle.
+APPEND = ("console=ttyS0 panic=-1 mitigations=off usb_storage.delay_use=0 "
+          "loglevel={loglevel}")
 
 # One xHCI controller with real devices for usbip-host. What a driver plays on `audio` is in
 # /out/usb-audio.wav; what goes into /dev/virtio-ports/rusbip.serial comes out of `serial`.

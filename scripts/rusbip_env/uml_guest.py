@@ -12,4 +12,5 @@ def command(options, interactive):
     return [f"{kernels.build_tree(options.kernel)}/linux", f"mem={options.mem or 2048}M",
             "seccomp=on", f"ncpus={options.cpus}", "rootfstype=hostfs", "rootflags=/", "ro",
             "init=/rusbip/scripts/guest-uml", "uml_dir=/run/ctl/", "con=null", "ssl=null",
-            "con0=fd:0,fd:1", "panic=-1", f"loglevel={1 if interactive else 5}", *EXTRA[options.kernel]]
+            "con0=fd:0,fd:1", "panic=-1", "usb_storage.delay_use=0",
+            f"loglevel={1 if interactive else 5}", *EXTRA[options.kernel]]
