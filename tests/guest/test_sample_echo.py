@@ -13,6 +13,9 @@ import pytest
 from lib import guestlib
 from vhci import errno_of, kernel_threads, stream_pair, write_raw
 
+# On 7.3 the sample is loaded by test_environment.
+pytestmark = pytest.mark.lanes("uml", "stock-7.2")
+
 MODULE = "sample_echo_rs"
 PLATFORM = Path("/sys/devices/platform/sample_echo")
 THREAD = "sample_echo"

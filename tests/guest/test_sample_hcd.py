@@ -12,6 +12,9 @@ import vhci_usbfs as usbfs
 from lib import guestlib
 from vhci import errno_of
 
+# On 7.3 the sample is loaded by test_environment.
+pytestmark = pytest.mark.lanes("uml", "stock-7.2")
+
 MODULE = "sample_hcd_rs"
 PLATFORM = Path("/sys/devices/platform/sample_hcd")
 # What the device has room for: bytes on their way, bytes of a message, URBs of an endpoint.
