@@ -10,7 +10,7 @@ use kernel_ext::prelude::*;
 /// The size of the receive buffer in bytes: many small PDUs arrive in one `recvmsg`.
 const BUFFER: usize = 64 * 1024;
 
-/// Pieces of a large payload that one `recvmsg` takes, and the buffer behind them.
+/// Pieces of a large payload that one `recvmsg` takes.
 const PIECES: usize = 64;
 
 /// The length of a PDU header.
@@ -19,8 +19,7 @@ const HEADER: usize = 48;
 /// Reads PDUs from the socket.
 ///
 /// Whatever has arrived is taken into a buffer at once and parsed from there. The part of a large
-/// payload that is not in the buffer yet is received straight into its final place, and what lies
-/// behind it in the stream into the buffer, by the same `recvmsg`.
+/// payload that is not in the buffer yet is received straight into its final place.
 ///
 /// # Invariants
 ///
