@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Allocations that fail: each one of an attach, and those of the threads of a connection.
+
+`fail-nth` makes the n-th allocation of one task fail, so every place is reached, one after the
+other, without chance.
+"""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+import vhci
+import vhci_usbfs as usbfs
+from vhci_device import FakeDevice
+from vhci_peer import Peer
+from vhci_session import DEVID
+
+pytest_plugins = ("vhci_fixtures",)
+
+pytestmark = pytest.mark.lanes("uml-kasan")
+
+FAILSLAB = Path("/sys/kernel/debug/failslab")
+
+
+@pytest.fixture(autouse=True)
+def failslab():
+    """Allocations that may wait fail as well; no report for each."""
+    for name, value in (("ignore-gfp-wait", "N"), ("verbose", "0")):
+        (FAILSLAB / name).write_text(value)
+
+
+class Failing:
+    """Makes the n-th allocation of a task fail from here on."""
+
+    def __init__(self, nth: int, task: str = "thread-self"):
+        self.fd = os.open(f"/proc/{task}/fail-nth", os.O_RDWR)
+        os.pwrite(self.fd, str(nth).encode(), 0)
+
+    def end(self) -> bool:
+        """Returns whether it came to that."""
+        left = int(os.pread(self.fd, 16, 0))
+        os.pwrite(self.fd, b"0", 0)
+        os.close(self.fd)
+        return left == 0
+
+
+def test_each_allocation_of_an_attach():
+    """Whichever fails: the writer gets an error, and the port is free; or the device works."""
+    number = vhci.hs()
+    attach = os.open(vhci.VHCI / "attach", os.O_WRONLY)
+    errors = []
+    try:
+        for nth in range(1, 400):
+            kernel, ours = vhci.stream_pair("unix")
+            peer = Peer(ours, FakeDevice()).auto()
+            line = f"{number} {kernel.fileno()} {DEVID} {vhci.HIGH}".encode()
+            failing = Failing(nth)
+            try:
+                os.write(attach, line)
+                error = None
+            except OSError as caught:
+                error = caught.errno
+            came_to_that = failing.end()
+            kernel.close()
+            if error is None:
+                vhci.wait_configured(number)
+                vhci.detach(number)
+            else:
+                assert error in (errno.ENOMEM, errno.EINVAL), os.strerror(error)
+                assert came_to_that
+                errors.append(error)
+            vhci.wait_free(number)
+            peer.close()
+            if not came_to_that:
+                break
+        else:
+            pytest.fail("an attach does not end")
+    finally:
+        os.close(attach)
+    assert len(errors) >= 5, "the allocations of an attach were not reached"
+    assert errno.ENOMEM in errors
+
+
+def thread(name: str) -> str:
+    """The process number of the only kernel thread of that name."""
+    [found] = [comm.parent.name for comm in Path("/proc").glob("[0-9]*/comm")
+               if comm.read_text() == f"{name}\n"]
+    return found
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", ["vhci_tx", "vhci_rx"])
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_allocations_of_a_thread(plug, kind, name, nth):
+    """Every URB comes back, done or with the connection's end."""
+    session = plug(FakeDevice(), kind=kind)
+    device = session.usbfs()
+    failing = Failing(nth, thread(name))
+    urbs = [device.submit(usbfs.control_urb(bytes((0x80, 6, 0, 1, 0, 0, 18, 0)), 18))
+            for _ in range(6)]
+    assert {id(device.reap()) for _ in urbs} == {id(urb) for urb in urbs}
+    assert {urb.status for urb in urbs} <= {0, -errno.ESHUTDOWN}
+    try:
+        failing.end()
+    except OSError as error:
+        # The thread has ended with its connection.
+        assert error.errno == errno.ESRCH
