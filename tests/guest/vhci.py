@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import socket
+import struct
 import subprocess
 import time
 from dataclasses import dataclass
@@ -225,16 +226,49 @@ def stream_pair(kind: str = "unix"):
     """Two connected stream sockets: (for the kernel, for the test)."""
     if kind == "unix":
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    family = socket.AF_INET6 if kind == "tcp6" else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.bind(("::1" if kind == "tcp6" else "127.0.0.1", 0))
+    family, address, protocol = {
+        "tcp": (socket.AF_INET, ("127.0.0.1", 0), 0),
+        "tcp6": (socket.AF_INET6, ("::1", 0), 0),
+        "mptcp": (socket.AF_INET, ("127.0.0.1", 0), socket.IPPROTO_MPTCP),
+        "vsock": (socket.AF_VSOCK, (VMADDR_CID_LOCAL, socket.VMADDR_PORT_ANY), 0),
+        "tls": (socket.AF_INET, ("127.0.0.1", 0), 0),
+    }[kind]
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as listener:
+        listener.bind(address)
         listener.listen(1)
-        ours = socket.socket(family, socket.SOCK_STREAM)
+        ours = socket.socket(family, socket.SOCK_STREAM, protocol)
         ours.connect(listener.getsockname()[:2])
         theirs, _ = listener.accept()
-    for sock in (ours, theirs):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if kind == "tls":
+        start_tls(theirs, ours)
+    elif kind != "vsock":
+        for sock in (ours, theirs):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return theirs, ours
+
+
+# Of linux/vm_sockets.h, linux/tcp.h, linux/socket.h and linux/tls.h.
+VMADDR_CID_LOCAL = 1
+TCP_ULP, SOL_TLS, TLS_TX, TLS_RX, TLS_SET_RECORD_TYPE = 31, 282, 1, 2, 1
+
+
+def start_tls(one: socket.socket, other: socket.socket):
+    """Kernel TLS 1.3 on both ends of a connection, with keys of our own instead of a handshake."""
+    def keys(seed: int) -> bytes:
+        # tls12_crypto_info_aes_gcm_128: version, cipher, then iv, key, salt, sequence number.
+        return (struct.pack("HH", 0x0304, 51) + bytes([seed]) * 8 + bytes([seed + 1]) * 16
+                + bytes([seed + 2]) * 4 + bytes(8))
+
+    for sock in (one, other):
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
+    for sender, receiver, seed in ((one, other, 1), (other, one, 5)):
+        sender.setsockopt(SOL_TLS, TLS_TX, keys(seed))
+        receiver.setsockopt(SOL_TLS, TLS_RX, keys(seed))
+
+
+def send_tls_record(sock: socket.socket, kind: int, data: bytes):
+    """Send a record that is not application data: 21 an alert, 22 a handshake message."""
+    sock.sendmsg([data], [(SOL_TLS, TLS_SET_RECORD_TYPE, bytes([kind]))])
 
 
 # --- modules ----------------------------------------------------------------------------------
