@@ -252,7 +252,7 @@ def test_capture(headset, tmp_path):
 
 def usb_case(node: str, number: int, *, count=20, size=1024, vary=512, sglen=8) -> str:
     """Run one case; returns "pass", "skip" or the errno text that testusb prints."""
-    done = subprocess.run([testusb_path(), "-D", node, "-t", str(number), "-c", str(count), "-s",
+    done = subprocess.run([path_of_testusb(), "-D", node, "-t", str(number), "-c", str(count), "-s",
                            str(size), "-v", str(vary), "-g", str(sglen)], capture_output=True,
                           text=True, timeout=120 * vhci.SLACK, check=False)
     text = done.stdout + done.stderr
@@ -262,7 +262,7 @@ def usb_case(node: str, number: int, *, count=20, size=1024, vary=512, sglen=8) 
     return failed.group(1) if failed else "skip"
 
 
-def testusb_path() -> str:
+def path_of_testusb() -> str:
     for directory in (os.environ.get("RUSBIP_BIN", ""), "/usr/local/bin",
                       "/usr/local/lib/rusbip/bin"):
         path = Path(directory) / "testusb"
@@ -274,7 +274,7 @@ def testusb_path() -> str:
 @pytest.fixture
 def usbtest(attach, request):
     """A source and sink bound to usbtest: (server, node)."""
-    testusb_path()
+    path_of_testusb()
     speed, alternate = request.param
     modprobe("usbtest")
     setting = Path("/sys/module/usbtest/parameters/alt")
