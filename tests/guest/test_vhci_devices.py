@@ -15,8 +15,14 @@ import pytest
 
 import vhci
 from vhci_server import Server, need, usbip
+from vhci_session import beyond_c
 
 pytest_plugins = ("vhci_fixtures",)
+
+
+# The debug kernels are slow and see the same code at each speed: there one speed is enough for what
+# takes long.
+STOCK = pytest.mark.lanes("stock")
 
 
 def modprobe(*names: str):
@@ -86,7 +92,8 @@ def storage():
     modprobe("usb_storage", "sd_mod")
 
 
-@pytest.mark.parametrize("speed", ["full", "high", "super", "super-plus"])
+@pytest.mark.parametrize("speed", [pytest.param("full", marks=STOCK),
+                                   pytest.param("high", marks=STOCK), "super", "super-plus"])
 def test_disk_content(attach, storage, tmp_path, speed):
     """What is written is in the image, and what is in the image is read."""
     image = tmp_path / "image"
@@ -112,7 +119,7 @@ def test_disk_content(attach, storage, tmp_path, speed):
         assert block.read() == content
 
 
-@pytest.mark.parametrize("speed", ["high", "super"])
+@pytest.mark.parametrize("speed", ["high", pytest.param("super", marks=STOCK)])
 def test_filesystem_survives_reattach(attach, storage, tmp_path, speed):
     server, (path,) = attach(f"disk,size=24M,speed={speed}")
     disk = disk_of(path)
@@ -203,7 +210,8 @@ def test_keyboard(attach, speed):
 
 # --- audio ------------------------------------------------------------------------------------
 
-@pytest.fixture(params=["full", "high", "super"])
+@pytest.fixture(params=[pytest.param("full", marks=STOCK), "high",
+                        pytest.param("super", marks=STOCK)])
 def headset(attach, request):
     modprobe("snd_usb_audio")
     server, (path,) = attach(f"audio,speed={request.param}")
@@ -302,21 +310,23 @@ def run_cases(node, cases, **options):
     assert not {number: result for number, result in results.items() if result != "pass"}
 
 
-@pytest.mark.parametrize("usbtest", [(s, -1) for s in ("full", "high", "super")], indirect=True,
-                         ids=["full", "high", "super"])
+@pytest.mark.parametrize("usbtest", [pytest.param(("full", -1), marks=STOCK),
+                                     pytest.param(("high", -1), marks=STOCK), ("super", -1)],
+                         indirect=True, ids=["full", "high", "super"])
 def test_usbtest_bulk_and_control(usbtest):
     run_cases(usbtest[1], BULK)
 
 
-@pytest.mark.skipif(vhci.CLIENT == "c", reason="C driver: the unlink may overtake the submit")
+@beyond_c
 @pytest.mark.parametrize("usbtest", [("high", -1), ("super", -1)], indirect=True,
                          ids=["high", "super"])
 def test_usbtest_unlink(usbtest):
     run_cases(usbtest[1], UNLINK, count=100)
 
 
-@pytest.mark.parametrize("usbtest", [(s, 1) for s in ("full", "high", "super")], indirect=True,
-                         ids=["full", "high", "super"])
+@pytest.mark.parametrize("usbtest", [pytest.param(("full", 1), marks=STOCK), ("high", 1),
+                                     pytest.param(("super", 1), marks=STOCK)],
+                         indirect=True, ids=["full", "high", "super"])
 def test_usbtest_iso(usbtest):
     run_cases(usbtest[1], ISO)
 
