@@ -31,7 +31,8 @@ SLACK = {"7.2": 4, "7.3": 4, "uml-kasan": 3, "uml-lockdep": 2}
 
 @dataclasses.dataclass
 class Options:
-    """What a guest is made of. `mem` in MiB (0: what suits the kernel), `timeout` in seconds."""
+    """What a guest is made of. `name` is its host name, `mem` in MiB (0: what suits the kernel),
+    `timeout` in seconds, `binds` as for chroot.command()."""
     kernel: str
     cpus: int = 2
     mem: int = 0
@@ -41,7 +42,9 @@ class Options:
     programs: Path | None = None
     usb: tuple = tuple(qemu.USB)
     qemu: list = dataclasses.field(default_factory=list)
+    binds: tuple = ()
     env: dict = dataclasses.field(default_factory=dict)
+    name: str = "rusbip"
 
 
 def script(command, options):
@@ -58,22 +61,26 @@ def run(command, options, interactive=False):
     as it comes. Returns its exit status, STUCK after the timeout, CRASHED if the guest died."""
     kept = options.out is not None
     out = Path(options.out) if kept else fresh_folder(options.kernel)
-    control = out / ".guest"
-    shutil.rmtree(control, ignore_errors=True)
-    control.mkdir(parents=True)
-    for name in ("output.log", "console.log", "dmesg"):
-        (out / name).unlink(missing_ok=True)
-    (control / "command").write_text(script(command, options))
-    if interactive:
-        size = shutil.get_terminal_size()
-        (control / "interactive").touch()
-        (control / "size").write_text(f"rows {size.lines} cols {size.columns}")
-    with tempfile.TemporaryDirectory(prefix="rusbip-") as folder:
-        status = boot(Path(folder), out, options, interactive)
+    with tempfile.TemporaryDirectory(prefix="rusbip-") as folder, \
+            Guest(command, options, out, Path(folder), interactive=interactive) as guest:
+        status = wait(guest)
     if status in (STUCK, CRASHED):
         explain(status, out, options)
     elif not kept:
         shutil.rmtree(out, ignore_errors=True)
+    return status
+
+
+def wait(guest, others=()):
+    """Waits for the end of a guest and returns its exit status, STUCK after its timeout (there is
+    none for one on a terminal). CRASHED at once if one of the `others` ends before it."""
+    deadline = time.monotonic() + guest.options.timeout
+    while (status := guest.poll()) is None:
+        if any(other.poll() is not None for other in others):
+            return CRASHED
+        if not guest.interactive and time.monotonic() > deadline:
+            return STUCK
+        time.sleep(POLL_SECONDS)
     return status
 
 
@@ -86,40 +93,85 @@ def fresh_folder(kernel):
     return Path(tempfile.mkdtemp(prefix=f"{kernel}-", dir=base))
 
 
-def boot(folder, out, options, interactive):
-    """Starts the guest and watches it until it is gone."""
-    empty = folder / "empty"
-    empty.mkdir()
-    is_uml = options.kernel in uml.MAKE
-    argv = (uml_guest if is_uml else qemu).command(options, interactive)
-    binds = [(out, "/run/out", "rw"), (folder, "/run/ctl", "rw"),
-             (options.modules or empty, "/run/modules", "ro"),
-             (options.programs or empty, "/run/programs", "ro")]
-    if "storage" in options.usb and not is_uml:
-        # A link target outside the folder would not be seen inside the root.
-        os.link(stick, folder / "stick.img") if same_disk(stick := qemu.stick_image(), folder) \
-            else shutil.copyfile(stick, folder / "stick.img")
-    env = chroot.environment({"TMPDIR": memory_folder(options)})
-    console = out / ("console.log" if is_uml else "qemu.log")
-    # Pipes, not files: User-Mode Linux polls its console, and warns where it cannot.
-    streams = {} if interactive else {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
-                                      "stderr": subprocess.STDOUT}
-    child = subprocess.Popen(chroot.command(argv, binds=binds), env=env,
-                             preexec_fn=die_with_parent, **streams)
-    try:
-        if not is_uml:
-            monitor.start(folder)
+class Guest:
+    """A guest that runs a shell command. Entering the context boots it; leaving it ends it, however
+    far it has come. `folder` is where its sockets are; what the command prints goes to our standard
+    output as well, unless `quiet`."""
+
+    def __init__(self, command, options, out, folder, *, interactive=False, quiet=False):
+        self.options, self.out, self.folder = options, out, folder
+        self.interactive, self.quiet = interactive, quiet
+        self.output, self.console = Tail(out / "output.log"), Tail(out / "console.log")
+        self.finished = self.child = None
+        control = out / ".guest"
+        shutil.rmtree(control, ignore_errors=True)
+        control.mkdir(parents=True)
+        for name in ("output.log", "console.log", "dmesg"):
+            (out / name).unlink(missing_ok=True)
+        (control / "command").write_text(script(command, options))
         if interactive:
+            size = shutil.get_terminal_size()
+            (control / "interactive").touch()
+            (control / "size").write_text(f"rows {size.lines} cols {size.columns}")
+
+    def __enter__(self):
+        is_uml = self.options.kernel in uml.MAKE
+        argv = (uml_guest if is_uml else qemu).command(self.options, self.interactive)
+        if "storage" in self.options.usb and not is_uml:
+            copy_stick(self.folder / "stick.img")
+        env = chroot.environment({"TMPDIR": memory_folder(self.options)})
+        # Pipes, not files: User-Mode Linux polls its console, and warns where it cannot.
+        streams = {} if self.interactive else {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
+                                               "stderr": subprocess.STDOUT}
+        self.child = subprocess.Popen(chroot.command(argv, binds=self.binds()), env=env,
+                                      preexec_fn=die_with_parent, **streams)
+        if self.interactive:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            child.wait()
-            return exit_status(out)
-        drain = threading.Thread(target=save, args=(child.stdout, console), daemon=True)
-        drain.start()
-        return watch(child, out, options.timeout)
-    finally:
-        if child.poll() is None:
-            child.kill()
-        child.wait()
+        else:
+            log = self.out / ("console.log" if is_uml else "qemu.log")
+            threading.Thread(target=save, args=(self.child.stdout, log), daemon=True).start()
+        if not is_uml:
+            monitor.start(self.folder)
+        return self
+
+    def __exit__(self, *exception):
+        if self.child.poll() is None:
+            self.child.kill()
+        self.child.wait()
+
+    def binds(self):
+        """The folders of the host that the guest sees."""
+        empty = self.folder / "empty"
+        empty.mkdir()
+        return [(self.out, "/run/out", "rw"), (self.folder, "/run/ctl", "rw"),
+                (self.options.modules or empty, "/run/modules", "ro"),
+                (self.options.programs or empty, "/run/programs", "ro"), *self.options.binds]
+
+    def poll(self):
+        """The exit status of the command when the guest is over, CRASHED if it died; None before.
+        Copies the output that came since the last call."""
+        ended = self.child.poll() is not None
+        if not self.quiet and (data := self.output.read()):
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        if PANIC in self.console.read():
+            time.sleep(PANIC_SECONDS)
+            return CRASHED
+        if self.finished is None and (self.out / ".guest/status").exists():
+            self.finished = time.monotonic()
+        if ended or (self.finished and time.monotonic() - self.finished > GRACE_SECONDS):
+            return exit_status(self.out)
+        return None
+
+
+def copy_stick(place):
+    """The image of the USB disk where the guest's QEMU finds it. A link target outside its folders
+    would not be seen inside the root."""
+    stick = qemu.stick_image()
+    if same_disk(stick, place.parent):
+        os.link(stick, place)
+    else:
+        shutil.copyfile(stick, place)
 
 
 def save(stream, path):
@@ -147,31 +199,6 @@ def exit_status(out):
         return CRASHED
 
 
-def watch(child, out, timeout):
-    """Copies the command's output to ours until the guest ends or the time is up."""
-    deadline = time.monotonic() + timeout
-    output = Tail(out / "output.log")
-    console = Tail(out / "console.log")
-    finished = None
-    while True:
-        ended = child.poll() is not None
-        if data := output.read():
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        if PANIC in console.read():
-            time.sleep(PANIC_SECONDS)
-            return CRASHED
-        if ended:
-            return exit_status(out)
-        if finished is None and (out / ".guest/status").exists():
-            finished = time.monotonic()
-        if finished and time.monotonic() - finished > GRACE_SECONDS:
-            return exit_status(out)
-        if time.monotonic() > deadline:
-            return STUCK
-        time.sleep(POLL_SECONDS)
-
-
 class Tail:
     """What is appended to a file that may not exist yet."""
 
@@ -194,7 +221,7 @@ def explain(status, out, options):
     """Says what happened to a guest that did not come to its end, with the end of its logs."""
     what = (f"no end after {options.timeout:.0f} s: killed" if status == STUCK
             else "the guest died before the command ended")
-    say(f"guest {options.kernel}: {what}; its files are in {out}")
+    say(f"guest {options.name} ({options.kernel}): {what}; its files are in {out}")
     for name in ("qemu.log", "console.log", "dmesg"):
         path = out / name
         if path.exists() and (text := path.read_text(errors="replace").strip()):

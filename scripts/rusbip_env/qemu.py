@@ -14,7 +14,7 @@ PROBE_SECONDS = 20
 # Boots whatever CPU there is; mitigations cost a great deal in emulation and protect nothing here.
 # A disk is emulated and needs no time to settle.
 APPEND = ("console=ttyS0 panic=-1 mitigations=off usb_storage.delay_use=0 "
-          "loglevel={loglevel}")
+          "loglevel={loglevel} GUEST_NAME={name}")
 
 # One xHCI controller with real devices for usbip-host. What a driver plays on `audio` is in
 # /out/usb-audio.wav; what goes into /dev/virtio-ports/rusbip.serial comes out of `serial`.
@@ -33,7 +33,7 @@ USB = {
 }
 
 
-def machine(accel, cpus, mem, kernel, initrd, loglevel, interactive):
+def machine(accel, cpus, mem, kernel, initrd, append, interactive):
     """What every QEMU guest is made of."""
     serial = ["-serial", "mon:stdio"] if interactive else ["-serial", "file:/run/out/console.log"]
     accelerator = {"kvm": ["-accel", "kvm", "-cpu", "host"],
@@ -41,7 +41,7 @@ def machine(accel, cpus, mem, kernel, initrd, loglevel, interactive):
     return ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot",
             "-display", "none", *accelerator, "-smp", str(cpus), "-m", str(mem), *serial,
             "-kernel", str(kernel), "-initrd", str(initrd),
-            "-append", APPEND.format(loglevel=loglevel), "-device", "virtio-rng-pci"]
+            "-append", append, "-device", "virtio-rng-pci"]
 
 
 def share(tag, path, readonly):
@@ -56,8 +56,9 @@ def command(options, interactive):
     series = options.kernel
     kernel = "/" + str(kernels.image(series).relative_to(cache.ROOT))
     initrd = "/build/" + initramfs.ensure(series).name
-    argv = machine(accelerator(series), options.cpus, options.mem or 1024, kernel, initrd,
-                   1 if interactive else 5, interactive)
+    append = APPEND.format(loglevel=1 if interactive else 5, name=options.name)
+    argv = machine(accelerator(series), options.cpus, options.mem or 1024, kernel, initrd, append,
+                   interactive)
     argv += share("root", "/run/plain", True) + share("repo", "/rusbip", True)
     argv += share("modules", "/run/modules", True)
     argv += share("programs", "/run/programs", True) + share("out", "/run/out", False)
@@ -114,7 +115,8 @@ def probe(series):
     kernel = "/" + str(kernels.image(series).relative_to(cache.ROOT))
     initrd = initramfs.probe()
     with tempfile.TemporaryDirectory(prefix="rusbip-") as folder:
-        argv = machine("kvm", 1, 512, kernel, "/build/" + initrd.name, 1, False)
+        argv = machine("kvm", 1, 512, kernel, "/build/" + initrd.name,
+                       APPEND.format(loglevel=1, name="probe"), False)
         try:
             subprocess.run(chroot.command(argv, binds=[(folder, "/run/out", "rw")]),
                            env=chroot.environment(), timeout=PROBE_SECONDS,

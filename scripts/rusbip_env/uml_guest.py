@@ -13,4 +13,5 @@ def command(options, interactive):
             "seccomp=on", f"ncpus={options.cpus}", "rootfstype=hostfs", "rootflags=/", "ro",
             "init=/rusbip/scripts/guest-uml", "uml_dir=/run/ctl/", "con=null", "ssl=null",
             "con0=fd:0,fd:1", "panic=-1", "usb_storage.delay_use=0",
-            f"loglevel={1 if interactive else 5}", *EXTRA[options.kernel]]
+            f"loglevel={1 if interactive else 5}", f"GUEST_NAME={options.name}",
+            *EXTRA[options.kernel]]
