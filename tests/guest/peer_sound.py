@@ -6,8 +6,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import vhci
 from peer_stock import Remote, run, settle
 
+# What QEMU's sound card plays, in the guest that has it.
+SINK = Path("/out/usb-audio.wav")
 RATE = 48000
 SAMPLE = 2
 # Both ends may be slow: nothing is lost before this much has piled up, in microseconds.
@@ -32,6 +35,18 @@ def play(remote: Remote, folder: Path, data: bytes, channels: int):
     file = folder / "played.raw"
     file.write_bytes(data + bytes(RATE // 4 * channels * SAMPLE))
     run("aplay", "-q", "-D", f"hw:{number}", "-t", "raw", *format_of(channels), str(file))
+
+
+def play_loudest(remote: Remote, folder: Path, frames: int, channels: int):
+    """Plays noise on QEMU's headset. QEMU scales what it plays; by one at the loudest."""
+    remote.bound("snd-usb-audio", "snd-usb-audio")
+    run("amixer", "-q", "-c", str(card(remote)), "sset", "Audio Output Volume Control", "100%")
+    play(remote, folder, noise(frames, channels), channels)
+
+
+def wait_heard(frames: int, channels: int):
+    """Wait until that noise has come out of it, every sample in order and without a gap."""
+    vhci.wait_for(lambda: noise(frames, channels) in SINK.read_bytes(), f"the samples in {SINK}")
 
 
 def record(remote: Remote, folder: Path, frames: int, channels: int) -> bytes:

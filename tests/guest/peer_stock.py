@@ -77,17 +77,28 @@ def listening(prefix=()) -> bool:
 def exported(name: str):
     """One of QEMU's devices bound to usbip-host; yields its bus id. Afterwards its own drivers
     have it again."""
+    number, before = export(name)
+    try:
+        available(number)
+        yield number
+    finally:
+        unexport(number, before)
+
+
+def export(name: str) -> tuple:
+    """Binds one of QEMU's devices to usbip-host; returns its bus id and the drivers that it had."""
     number = busid(name)
     settle()
     before = drivers(vhci.USB / number)
     assert before
     usbip("bind", "-b", number)
-    try:
-        available(number)
-        yield number
-    finally:
-        usbip("unbind", "-b", number)
-        vhci.wait_for(lambda: drivers(vhci.USB / number) == before, f"the drivers of {name}")
+    return number, before
+
+
+def unexport(number: str, before: list):
+    """Gives a device back to the drivers that it had."""
+    usbip("unbind", "-b", number)
+    vhci.wait_for(lambda: drivers(vhci.USB / number) == before, f"the drivers {before} of {number}")
 
 
 def available(number: str):
