@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The scripted device while it is exported: one connection for as many tests as it survives."""
+
+import host
+import vhci
+from host_client import Client, Closed
+
+
+class Export:
+    """An exported device and the client that uses it."""
+
+    def __init__(self, device):
+        self.device = device
+        self.busid = device.busid
+        self.connection = None
+
+    def client(self, kind: str = "unix", configured: bool = True) -> Client:
+        """The connection, a new one if there is none; in configuration 1 unless told otherwise."""
+        if self.connection is None or kind != "unix" or not configured:
+            self.drop()
+            host.wait_status(self.busid)
+            self.connection = host.connect(self.busid, kind)
+            if configured:
+                self.connection.set_configuration(1)
+        return self.connection
+
+    def check(self):
+        """After a test: whoever comes next finds what this test found, or starts anew."""
+        self.device.hold = lambda setup: False
+        self.device.cancel()
+        if self.connection is None:
+            return
+        usable = False
+        try:
+            if self.connection.sock.fileno() >= 0 and not self.connection.asked:
+                self.connection.in_step()
+                usable = (host.configuration(self.busid) == "1"
+                          and not self.device.model.settings.get(0))
+        except (Closed, AssertionError):
+            pass
+        if not usable:
+            self.drop()
+
+    def drop(self):
+        """End the connection, if there is one, and wait until the device is available."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+            host.wait_status(self.busid)
+
+    def close(self):
+        """End whatever there is, before the device is given back."""
+        self.device.hold = lambda setup: False
+        self.device.cancel()
+        self.drop()
+        vhci.wait_for(lambda: not vhci.kernel_threads(host.THREADS), "the threads to end")

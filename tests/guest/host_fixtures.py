@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Fixtures of the tests of the server.
+
+Test modules name this file in `pytest_plugins` and use `host_watched`. The server is loaded for each
+module of tests, because other tests need the other implementation.
+"""
+
+import subprocess
+
+import pytest
+
+import host
+import host_gadget
+import vhci
+from host_export import Export
+from host_model import Model
+
+
+@pytest.fixture(scope="module")
+def host_driver():
+    """The server is loaded, and unloaded in the end."""
+    subprocess.run(["modprobe", "-r", "usbip-host"], check=True)
+    host.load()
+    yield
+    host.unload()
+
+
+@pytest.fixture
+def host_watched(request, host_driver):
+    """No test may leave a kernel report, a thread without a connection, or a stuck task."""
+    vhci.log_marker(request.node.nodeid)
+    log = vhci.KernelLog()
+    yield log
+    splats = log.splats()
+    log.close()
+    assert not splats, splats
+
+
+@pytest.fixture(scope="module")
+def gadget(host_driver):
+    """The scripted device, at high speed."""
+    host_gadget.load()
+    one = host_gadget.Gadget(Model())
+    vhci.wait_for(lambda: (vhci.USB / one.busid).exists(), f"{one.busid}", vhci.ENUMERATION)
+    yield one
+    one.close()
+    vhci.wait_gone(one.busid)
+
+
+@pytest.fixture(scope="module")
+def export(gadget):
+    """The scripted device in the hands of the server."""
+    with host.exported(gadget.busid):
+        one = Export(gadget)
+        yield one
+        one.close()
+
+
+@pytest.fixture
+def link(export, host_watched):
+    """A connection to the scripted device in configuration 1. The next test gets the same one if
+    this test leaves it as it found it."""
+    yield export.client()
+    export.check()
