@@ -14,6 +14,7 @@
 #include <linux/sched.h>
 #include <linux/socket.h>
 #include <linux/sysfs.h>
+#include <linux/sysinfo.h>
 #include <linux/uio.h>
 #include <linux/usb.h>
 #include <linux/usb/gadget.h>
@@ -59,6 +60,8 @@ void kernel_ext_layout(void)
 	OFFSET(usb_bus, controller);
 	OFFSET(usb_bus, sg_tablesize);
 	OFFSET(usb_bus, root_hub);
+	OFFSET(usb_bus, busnum);
+	OFFSET(usb_bus, bus_name);
 
 	/* URBs and devices */
 	SIZE(urb);
@@ -92,10 +95,21 @@ void kernel_ext_layout(void)
 	OFFSET(usb_device, dev);
 	OFFSET(usb_device, descriptor);
 	OFFSET(usb_device, portnum);
+	OFFSET(usb_device, state);
+	OFFSET(usb_device, ep_in);
+	OFFSET(usb_device, ep_out);
+	SIZE(usb_anchor);
+	SIZE(usb_device_driver);
+	OFFSET(usb_device_driver, probe);
+	OFFSET(usb_device_driver, disconnect);
+	OFFSET(usb_device_driver, driver);
 	SIZE(usb_host_endpoint);
 	OFFSET(usb_host_endpoint, desc);
 	SIZE(scatterlist);
 	OFFSET(scatterlist, length);
+	SIZE(sysinfo);
+	OFFSET(sysinfo, totalram);
+	OFFSET(sysinfo, mem_unit);
 
 	/* Gadgets */
 	SIZE(usb_gadget);
@@ -121,10 +135,14 @@ void kernel_ext_layout(void)
 	OFFSET(attribute, mode);
 	SIZE(device_attribute);
 	SIZE(attribute_group);
+	SIZE(driver_attribute);
+	OFFSET(driver_attribute, show);
+	OFFSET(driver_attribute, store);
 	SIZE(device_driver);
 	OFFSET(device_driver, name);
 	OFFSET(device_driver, owner);
 	OFFSET(device_driver, pm);
+	OFFSET(device_driver, groups);
 	SIZE(platform_device);
 	OFFSET(platform_device, id);
 	OFFSET(platform_device, dev);

@@ -13,9 +13,11 @@
 #include <linux/in6.h>
 #include <linux/jiffies.h>
 #include <linux/kthread.h>
+#include <linux/mm.h>
 #include <linux/net.h>
 #include <linux/scatterlist.h>
 #include <linux/sched/mm.h>
+#include <linux/slab.h>
 #include <linux/sockptr.h>
 #include <linux/spinlock.h>
 #include <linux/tcp.h>
@@ -123,6 +125,12 @@ void kernel_ext_helper_device_unlock(struct device *dev)
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_device_unlock);
 
+bool kernel_ext_helper_device_trylock(struct device *dev)
+{
+	return device_trylock(dev);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_device_trylock);
+
 void *kernel_ext_helper_sg_virt(struct scatterlist *sg)
 {
 	return sg_virt(sg);
@@ -185,6 +193,66 @@ int kernel_ext_helper_usb_endpoint_type(const struct usb_endpoint_descriptor *ep
 	return usb_endpoint_type(epd);
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_usb_endpoint_type);
+
+void kernel_ext_helper_init_usb_anchor(struct usb_anchor *anchor)
+{
+	init_usb_anchor(anchor);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_init_usb_anchor);
+
+unsigned int kernel_ext_helper_usb_create_pipe(struct usb_device *udev, unsigned int ep)
+{
+	return __create_pipe(udev, ep);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_usb_create_pipe);
+
+/* The number in a name of /dev and on the wire; changes when the device is re-enumerated. */
+int kernel_ext_helper_usb_devnum(struct usb_device *udev)
+{
+	return READ_ONCE(udev->devnum);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_usb_devnum);
+
+/* -- Memory for transfers -------------------------------------------------------------------- */
+
+/*
+ * Pages whose size somebody else chose: give up early and silently, and do not eat into the reserve.
+ * Whoever can do with less passes a large order only to try.
+ */
+struct page *kernel_ext_helper_alloc_transfer_pages(unsigned int order)
+{
+	gfp_t gfp = GFP_KERNEL | __GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC;
+
+	if (order)
+		gfp = (gfp & ~__GFP_DIRECT_RECLAIM) | __GFP_COMP;
+	return alloc_pages(gfp, order);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_alloc_transfer_pages);
+
+void kernel_ext_helper_sg_mark_end(struct scatterlist *sg)
+{
+	sg_mark_end(sg);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sg_mark_end);
+
+void kernel_ext_helper_put_page(struct page *page)
+{
+	put_page(page);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_put_page);
+
+/* One piece of memory for a device to read or write. */
+void *kernel_ext_helper_alloc_transfer_memory(size_t len)
+{
+	return kmalloc(len, GFP_KERNEL | __GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_alloc_transfer_memory);
+
+void kernel_ext_helper_sg_set_page(struct scatterlist *sg, struct page *page, unsigned int len)
+{
+	sg_set_page(sg, page, len, 0);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sg_set_page);
 
 /* -- Sockets --------------------------------------------------------------------------------- */
 

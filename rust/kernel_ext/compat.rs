@@ -68,6 +68,7 @@ pub mod error_code {
         EHOSTUNREACH, "No route to host.";
         EALREADY, "Operation already in progress.";
         EINPROGRESS, "Operation now in progress.";
+        EBADR, "Invalid request descriptor.";
         EREMOTEIO, "Remote I/O error.";
         ENOMEDIUM, "No medium found.";
         ECANCELED, "Operation canceled.";

@@ -241,12 +241,7 @@ impl<D: Send + Sync + 'static> File<D> {
         let Some(show) = file.attribute.show else {
             return EIO.to_errno() as isize;
         };
-        let mut page = Page { buf, len: 0 };
-        match show(&file.data, file.attribute.index, &mut page) {
-            // CAST: At most a page.
-            Ok(()) => page.len as isize,
-            Err(error) => error.to_errno() as isize,
-        }
+        call_show(buf, |page| show(&file.data, file.attribute.index, page))
     }
 
     /// # Safety
@@ -269,11 +264,26 @@ impl<D: Send + Sync + 'static> File<D> {
         let Some(store) = file.attribute.store else {
             return EIO.to_errno() as isize;
         };
-        match store(&file.data, file.attribute.index, text) {
-            // CAST: sysfs cuts what is written to a page.
-            Ok(()) => len as isize,
-            Err(error) => error.to_errno() as isize,
-        }
+        call_store(text, |text| store(&file.data, file.attribute.index, text))
+    }
+}
+
+/// Has a page written and returns what a `show` callback returns.
+pub(crate) fn call_show(buf: &mut [u8], show: impl FnOnce(&mut Page<'_>) -> Result) -> isize {
+    let mut page = Page { buf, len: 0 };
+    match show(&mut page) {
+        // CAST: At most a page.
+        Ok(()) => page.len as isize,
+        Err(error) => error.to_errno() as isize,
+    }
+}
+
+/// Hands over what was written and returns what a `store` callback returns.
+pub(crate) fn call_store(text: &[u8], store: impl FnOnce(&[u8]) -> Result) -> isize {
+    match store(text) {
+        // CAST: sysfs cuts what is written to a page.
+        Ok(()) => text.len() as isize,
+        Err(error) => error.to_errno() as isize,
     }
 }
 

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! USB, as seen by the drivers of host controllers.
+//! USB, as seen by the drivers of host controllers ([`hcd`], [`urb`]) and by those of devices
+//! ([`driver`], [`transfer`]).
 //!
 //! C headers: [`include/linux/usb.h`](srctree/include/linux/usb.h),
 //! [`include/linux/usb/hcd.h`](srctree/include/linux/usb/hcd.h)
 
+pub mod buffer;
 pub mod device;
+pub mod driver;
 pub mod hcd;
+pub mod transfer;
 pub mod urb;
 
 /// Transfer types of an endpoint, `USB_ENDPOINT_XFER_*` of `include/uapi/linux/usb/ch9.h`.

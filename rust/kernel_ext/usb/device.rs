@@ -4,10 +4,14 @@
 //!
 //! C header: [`include/linux/usb.h`](srctree/include/linux/usb.h)
 
+use super::TransferType;
 use crate::bindings;
+use crate::errno::*;
 use core::ptr::NonNull;
+use kernel::device;
+use kernel::error::to_result;
 use kernel::prelude::*;
-use kernel::sync::aref::AlwaysRefCounted;
+use kernel::sync::aref::{ARef, AlwaysRefCounted};
 use kernel::types::Opaque;
 
 /// A USB device: a shared reference to a C `struct usb_device`.
@@ -57,7 +61,7 @@ impl Device {
         unsafe { &*ptr.cast() }
     }
 
-    fn as_ptr(&self) -> *mut bindings::usb_device {
+    pub(super) fn as_ptr(&self) -> *mut bindings::usb_device {
         self.0.get()
     }
 
@@ -127,5 +131,314 @@ impl Device {
         // device is registered or under the device's own lock by the hub driver that calls
         // `address_device`, and read by the PM core in system transitions only.
         unsafe { bindings::dev_pm_syscore_device(&raw mut (*self.as_ptr()).dev, true) };
+    }
+
+    /// The device with this name in sysfs, as `3-1`. May sleep.
+    pub fn find(name: &[u8]) -> Option<ARef<Self>> {
+        /// # Safety
+        ///
+        /// `udev` must be valid, and `data` a `Search`.
+        unsafe extern "C" fn look(udev: *mut bindings::usb_device, data: *mut c_void) -> c_int {
+            // SAFETY: By the requirements of this function.
+            let (device, search) = unsafe {
+                let device = Device::from_raw(udev);
+                (device, &mut *data.cast::<Search<'_>>())
+            };
+            if device.name().to_bytes() != search.name {
+                return 0;
+            }
+            search.found = Some(device.into());
+            1
+        }
+        struct Search<'a> {
+            name: &'a [u8],
+            found: Option<ARef<Device>>,
+        }
+        let mut search = Search { name, found: None };
+        // SAFETY: `look` is called with each USB device, of which usbcore holds a reference
+        // meanwhile, and with `search`.
+        unsafe { bindings::usb_for_each_dev((&raw mut search).cast(), Some(look)) };
+        search.found
+    }
+
+    /// The number of its bus. Any context.
+    pub fn busnum(&self) -> u32 {
+        // SAFETY: By the type invariant; a device keeps its bus, and a bus its number.
+        u32::try_from(unsafe { (*(*self.as_ptr()).bus).busnum }).unwrap_or(0)
+    }
+
+    /// Its number on the bus: not its address, but what is in the name of its file in
+    /// `/dev/bus/usb`. Any context.
+    pub fn devnum(&self) -> u32 {
+        // SAFETY: By the type invariant.
+        u32::try_from(unsafe { bindings::usb_devnum(self.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// The class in its device descriptor (`USB_CLASS_*`).
+    pub fn class(&self) -> u8 {
+        // SAFETY: By the type invariant; the descriptor is read before the device is registered.
+        unsafe { (*self.as_ptr()).descriptor.bDeviceClass }
+    }
+
+    /// The name of its bus, which is that of the controller, as `vhci_hcd.0` or `0000:00:14.0`.
+    pub fn bus_name(&self) -> &CStr {
+        // SAFETY: By the type invariant; the name belongs to the controller, which lives as long as
+        // its devices.
+        unsafe { CStr::from_char_ptr((*(*self.as_ptr()).bus).bus_name) }
+    }
+
+    /// How many entries of a scatter list its controller takes; 0: none.
+    pub fn sg_tablesize(&self) -> usize {
+        // SAFETY: By the type invariant; set when the controller is registered.
+        unsafe { (*(*self.as_ptr()).bus).sg_tablesize as usize }
+    }
+
+    /// Whether it was unplugged, or is being (`USB_STATE_NOTATTACHED`). Any context; it may be a
+    /// moment old.
+    pub fn is_unplugged(&self) -> bool {
+        self.state() == bindings::usb_device_state_USB_STATE_NOTATTACHED
+    }
+
+    fn state(&self) -> bindings::usb_device_state {
+        // SAFETY: By the type invariant. usbcore changes the state while it is read, so the read is
+        // volatile, as READ_ONCE().
+        unsafe { (&raw const (*self.as_ptr()).state).read_volatile() }
+    }
+
+    /// The endpoint with this number and direction in the configuration and the alternate settings
+    /// that are chosen at the moment; endpoint 0 has both directions. Any context.
+    pub fn endpoint(&self, number: u8, is_in: bool) -> Option<Endpoint> {
+        let dev = self.as_ptr();
+        let index = usize::from(number);
+        // SAFETY: By the type invariant. The tables may change at any time, so the read is
+        // volatile; what they point to stays, as usbcore keeps the descriptors of a device as long
+        // as the device.
+        let descriptor = unsafe {
+            let table = if is_in {
+                &raw const (*dev).ep_in
+            } else {
+                &raw const (*dev).ep_out
+            };
+            let slot = table.cast::<*mut bindings::usb_host_endpoint>();
+            if index >= 16 {
+                return None;
+            }
+            let endpoint = slot.add(index).read_volatile();
+            if endpoint.is_null() {
+                return None;
+            }
+            (*endpoint).desc
+        };
+        let kind = match u32::from(descriptor.bmAttributes) & bindings::USB_ENDPOINT_XFERTYPE_MASK {
+            bindings::USB_ENDPOINT_XFER_CONTROL => TransferType::Control,
+            bindings::USB_ENDPOINT_XFER_ISOC => TransferType::Isochronous,
+            bindings::USB_ENDPOINT_XFER_BULK => TransferType::Bulk,
+            _ => TransferType::Interrupt,
+        };
+        Some(Endpoint {
+            number,
+            is_in,
+            kind,
+        })
+    }
+
+    /// Takes the device's own lock if it is free.
+    ///
+    /// Drivers are bound to the device and unbound, and it is reset and configured, with this lock
+    /// held; so whoever runs while a driver must be unbound cannot wait for it. C:
+    /// `usb_trylock_device()`.
+    pub fn try_lock(&self) -> Option<Locked<'_>> {
+        // SAFETY: By the type invariant the device is initialised.
+        unsafe { bindings::device_trylock(&raw mut (*self.as_ptr()).dev) }.then_some(Locked(self))
+    }
+
+    /// Makes the driver core look for a driver, as after plugging in. Does nothing for a device
+    /// that has one or is gone. May sleep; the lock of neither the device nor its hub may be held.
+    ///
+    /// C: `device_attach()` under the lock of the parent.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: it is gone.
+    pub fn find_driver(&self) -> Result {
+        // SAFETY: By the type invariant the device and its parent are initialised. `device_attach()`
+        // takes the lock of the device and finds out whether it is still registered and unbound.
+        unsafe {
+            let parent = (*self.as_ptr()).dev.parent;
+            if !parent.is_null() {
+                bindings::device_lock(parent);
+            }
+            let result = if self.is_registered() {
+                // 1: a driver was found; 0: none.
+                to_result(bindings::device_attach(&raw mut (*self.as_ptr()).dev))
+            } else {
+                Err(ENODEV)
+            };
+            if !parent.is_null() {
+                bindings::device_unlock(parent);
+            }
+            result
+        }
+    }
+}
+
+/// An endpoint of a device, as it was when it was looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// 0 to 15.
+    pub number: u8,
+    /// Whether it sends to the host.
+    pub is_in: bool,
+    /// What it is.
+    pub kind: TransferType,
+}
+
+impl Endpoint {
+    /// The pipe to it (C: `usb_rcvbulkpipe()` and the like).
+    pub(super) fn pipe(&self, device: &Device) -> c_uint {
+        let kind = match self.kind {
+            TransferType::Control => bindings::PIPE_CONTROL,
+            TransferType::Isochronous => bindings::PIPE_ISOCHRONOUS,
+            TransferType::Bulk => bindings::PIPE_BULK,
+            TransferType::Interrupt => bindings::PIPE_INTERRUPT,
+        };
+        let direction = if self.is_in { bindings::USB_DIR_IN } else { 0 };
+        // SAFETY: The device is valid.
+        let address = unsafe { bindings::usb_create_pipe(device.as_ptr(), self.number.into()) };
+        kind << 30 | address | direction
+    }
+}
+
+/// A device whose lock is held; see [`Device::try_lock`].
+pub struct Locked<'a>(&'a Device);
+
+impl Locked<'_> {
+    fn as_ptr(&self) -> *mut bindings::usb_device {
+        self.0.as_ptr()
+    }
+
+    /// Resets the device and restores its configuration; its transfers end. May sleep, for half a
+    /// second as a rule. C: `usb_reset_device()`.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: it is gone, or came back as another device. `EHOSTUNREACH`: it is suspended.
+    /// Whatever the hub or the device fail with.
+    pub fn reset(&self) -> Result {
+        match self.0.state() {
+            bindings::usb_device_state_USB_STATE_NOTATTACHED => return Err(ENODEV),
+            bindings::usb_device_state_USB_STATE_SUSPENDED => return Err(EHOSTUNREACH),
+            _ => {}
+        }
+        // SAFETY: The device is valid and locked, and in none of the states that are not allowed.
+        to_result(unsafe { bindings::usb_reset_device(self.as_ptr()) })
+    }
+
+    /// Chooses a configuration by its value; 0: none. Interfaces appear, but no driver is bound to
+    /// them if the port of the device is [claimed](PortClaim). May sleep. C:
+    /// `usb_set_configuration()`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: there is no such configuration. Whatever the device fails with.
+    pub fn set_configuration(&self, value: u8) -> Result {
+        // SAFETY: The device is valid and locked.
+        to_result(unsafe { bindings::usb_set_configuration(self.as_ptr(), value.into()) })
+    }
+
+    /// Chooses an alternate setting. May sleep. C: `usb_set_interface()`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: there is no such interface or setting. Whatever the device fails with.
+    pub fn set_interface(&self, interface: u16, alternate: u16) -> Result {
+        // SAFETY: The device is valid and locked.
+        to_result(unsafe {
+            bindings::usb_set_interface(self.as_ptr(), interface.into(), alternate.into())
+        })
+    }
+
+    /// Ends the halt of an endpoint on both sides. May sleep. C: `usb_clear_halt()`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the device fails with.
+    pub fn clear_halt(&self, endpoint: Endpoint) -> Result {
+        // SAFETY: The device is valid.
+        to_result(unsafe {
+            bindings::usb_clear_halt(self.as_ptr(), endpoint.pipe(self.0) as c_int)
+        })
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The lock is held, and nobody else releases it.
+        unsafe { bindings::device_unlock(&raw mut (*self.as_ptr()).dev) };
+    }
+}
+
+/// Keeps drivers from binding to the interfaces of a device. Dropping it gives that up.
+///
+/// # Invariants
+///
+/// The port that `device` is plugged into was claimed with the address of this device as the
+/// owner.
+pub struct PortClaim {
+    device: ARef<Device>,
+}
+
+impl PortClaim {
+    /// Claims the port of a device. May sleep. C: `usb_hub_claim_port()`.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: somebody else has claimed it, as usbfs does for a program. `ENODEV`: the device
+    /// is a root hub, or gone.
+    pub fn new(device: ARef<Device>, _bound: &device::Device<device::Bound>) -> Result<Self> {
+        with_hub(&device, |hub, port, owner| {
+            // SAFETY: See `with_hub`.
+            to_result(unsafe { bindings::usb_hub_claim_port(hub, port, owner) })
+        })?;
+        // INVARIANT: Just claimed.
+        Ok(Self { device })
+    }
+}
+
+impl Drop for PortClaim {
+    fn drop(&mut self) {
+        // It fails if the hub is gone, and the claim with it.
+        let _ = with_hub(&self.device, |hub, port, owner| {
+            // SAFETY: See `with_hub`.
+            to_result(unsafe { bindings::usb_hub_release_port(hub, port, owner) })
+        });
+    }
+}
+
+/// Calls `f` with the hub of a device, the number of its port, and a pointer that tells its owner
+/// from others.
+///
+/// The caller has the lock of the device, which keeps its hub's driver from letting go of the
+/// port. What the lock of the hub protects in addition is one claim from another. Up to 7.2 it is
+/// held whenever a driver is bound or unbound, in 7.3 it is not when a write to sysfs is the reason
+/// (and then a program that claims the same port through usbfs at the same moment could do so as
+/// well): it is taken where it is free, which it is not where somebody up the stack has it.
+fn with_hub<R>(
+    device: &Device,
+    f: impl FnOnce(*mut bindings::usb_device, c_uint, *mut bindings::usb_dev_state) -> Result<R>,
+) -> Result<R> {
+    let udev = device.as_ptr();
+    // SAFETY: The device is valid, and so is its parent, of which it holds a reference.
+    unsafe {
+        let hub = (*udev).parent;
+        if hub.is_null() {
+            return Err(ENODEV);
+        }
+        let locked = bindings::device_trylock(&raw mut (*hub).dev);
+        let result = f(hub, (*udev).portnum.into(), udev.cast());
+        if locked {
+            bindings::device_unlock(&raw mut (*hub).dev);
+        }
+        result
     }
 }

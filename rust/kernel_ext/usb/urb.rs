@@ -53,6 +53,19 @@ impl Flags {
     /// The transfer goes from the device to the host (`URB_DIR_IN`).
     pub const DIR_IN: Flags = Flags(bindings::URB_DIR_IN);
 
+    /// No flag.
+    pub const NONE: Flags = Flags(0);
+
+    /// From the bits `URB_*`; those that have no name here vanish.
+    pub fn from_bits(bits: u32) -> Self {
+        const ALL: u32 = bindings::URB_SHORT_NOT_OK
+            | bindings::URB_ISO_ASAP
+            | bindings::URB_ZERO_PACKET
+            | bindings::URB_NO_INTERRUPT
+            | bindings::URB_DIR_IN;
+        Self(bits & ALL)
+    }
+
     /// The bits, `URB_*`.
     pub fn bits(self) -> u32 {
         self.0

@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! URBs in the hands of a driver that submits them.
+//!
+//! A [`Transfer`] owns its URB, its buffer and what the driver wants to know at its end. Submitting
+//! consumes it; it comes back through [`Completion::complete`], once, and only from there:
+//!
+//! ```text
+//!   KBox<Transfer> --submit()--> in flight --> Completion::complete(KBox<Transfer>)
+//!        ^  '--------------(error)---'  '^
+//!        '------------------'            '-- Canceller::cancel(), Anchor::kill_all()
+//! ```
+//!
+//! Where the host controller cannot take a scatter list, a transfer whose buffer has several pieces
+//! goes out piece by piece, each after the one before has ended, and ends with the first piece that
+//! is short or fails. Its driver does not notice.
+//!
+//! C header: [`include/linux/usb.h`](srctree/include/linux/usb.h)
+
+use super::buffer::Buffer;
+use super::device::{Device, Endpoint};
+use super::urb::Flags;
+use crate::bindings;
+use crate::errno::*;
+use core::ptr::NonNull;
+use kernel::error::to_result;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::types::{ForeignOwnable, Opaque};
+
+/// What happens at the end of a transfer. The type travels with the transfer.
+pub trait Completion: Send + Sized + 'static {
+    /// The transfer has ended; nobody else has anything to do with it any more.
+    ///
+    /// In softirq or interrupt context, or in that of whoever cancels it: must not sleep.
+    fn complete(transfer: KBox<Transfer<Self>>);
+}
+
+/// What to transfer.
+#[derive(Clone, Copy)]
+pub struct Request {
+    /// From or to where.
+    pub endpoint: Endpoint,
+    /// Flags that usbcore allows for the endpoint; [`Flags::DIR_IN`] has no effect.
+    pub flags: Flags,
+    /// The number of bytes, at most that of the buffer.
+    pub length: u32,
+    /// The setup packet of a control transfer, as on the bus.
+    pub setup: [u8; 8],
+    /// Interrupt and isochronous: the interval in (micro)frames.
+    pub interval: i32,
+    /// Isochronous: the frame to start in, unless [`Flags::ISO_ASAP`] is set.
+    pub start_frame: i32,
+    /// Isochronous: the number of packets, at most [`MAX_PACKETS`].
+    pub packets: u32,
+}
+
+/// The most packets of an isochronous transfer.
+pub const MAX_PACKETS: u32 = 1024;
+
+/// One packet of an isochronous transfer.
+#[derive(Clone, Copy)]
+pub struct Packet {
+    /// Where it starts in the buffer, in bytes.
+    pub offset: u32,
+    /// How many bytes it has room for, or is to send.
+    pub length: u32,
+    /// How many bytes were transferred.
+    pub actual_length: u32,
+    /// 0 or a negative errno.
+    pub status: i32,
+}
+
+/// A transfer that is not in flight.
+///
+/// # Invariants
+///
+/// - `urb` is a URB with room for `packets` packets, not in flight, of which a reference is held.
+/// - `request.length` is at most the length of `buffer`, and each packet that was set lies within
+///   that length.
+pub struct Transfer<C> {
+    urb: NonNull<bindings::urb>,
+    device: ARef<Device>,
+    /// 8 bytes for the controller to read.
+    setup: [u8; 8],
+    request: Request,
+    buffer: Buffer,
+    /// Without scatter-gather: the next piece, and the bytes transferred with those before it.
+    /// `None` if all of it goes out at once.
+    stepwise: Option<Steps>,
+    /// Where it is anchored; null before the first submission.
+    anchor: *mut bindings::usb_anchor,
+    /// What belongs to its driver.
+    pub context: C,
+}
+
+#[derive(Clone, Copy)]
+struct Steps {
+    next: usize,
+    submitted: u32,
+    transferred: u32,
+}
+
+// SAFETY: A URB that is not in flight may be used by any thread; everything else is `Send`.
+unsafe impl<C: Send> Send for Transfer<C> {}
+// SAFETY: Through a shared reference, fields are only read.
+unsafe impl<C: Sync> Sync for Transfer<C> {}
+
+impl<C: Completion> Transfer<C> {
+    /// Prepares a transfer. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `EINVAL`: more than the buffer or more packets than [`MAX_PACKETS`].
+    pub fn new(
+        device: ARef<Device>,
+        request: Request,
+        buffer: Buffer,
+        context: C,
+    ) -> Result<KBox<Self>> {
+        if request.length > buffer.len() || request.packets > MAX_PACKETS {
+            return Err(EINVAL);
+        }
+        // CAST: At most `MAX_PACKETS`.
+        //
+        // SAFETY: No requirements.
+        let urb =
+            unsafe { bindings::usb_alloc_urb(request.packets as c_int, bindings::GFP_KERNEL) };
+        let urb = NonNull::new(urb).ok_or(ENOMEM)?;
+        // INVARIANT: A new URB; no packet was set.
+        let this = Self {
+            urb,
+            device,
+            setup: request.setup,
+            request,
+            buffer,
+            stepwise: None,
+            anchor: core::ptr::null_mut(),
+            context,
+        };
+        Ok(KBox::new(this, GFP_KERNEL)?)
+    }
+
+    /// What cancels this transfer, whoever holds it by then. Any context.
+    pub fn canceller(&self) -> Canceller {
+        // SAFETY: By the type invariant the URB is valid.
+        unsafe { bindings::usb_get_urb(self.urb.as_ptr()) };
+        // INVARIANT: The reference was just taken.
+        Canceller(self.urb)
+    }
+
+    /// Hands the transfer to the host controller. May sleep.
+    ///
+    /// It belongs to `anchor` until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// The transfer and what `usb_submit_urb()` says: `ENODEV`, `ENOENT` (no such endpoint),
+    /// `EINVAL`, `EMSGSIZE`, `EBADR` (control: the setup packet has another length), `ENOSPC` (no
+    /// bandwidth), `ENOMEM` and so on; `EPERM` if it was cancelled or the anchor killed.
+    pub fn submit(mut self: KBox<Self>, anchor: Pin<&Anchor>) -> Result<(), (Error, KBox<Self>)> {
+        self.anchor = anchor.anchor.get();
+        self.stepwise = self.needs_steps().then_some(Steps {
+            next: 0,
+            submitted: 0,
+            transferred: 0,
+        });
+        self.fill();
+        self.submit_filled(bindings::GFP_KERNEL)
+    }
+
+    /// Whether the controller has to be given the pieces of the buffer one by one.
+    fn needs_steps(&mut self) -> bool {
+        let max = self.device.sg_tablesize();
+        self.buffer
+            .scatter_list()
+            .is_some_and(|(_, count)| count > max)
+    }
+
+    /// Writes what does not change from step to step.
+    fn fill(&mut self) {
+        let request = self.request;
+        let scatter_list = if self.stepwise.is_none() {
+            self.buffer.scatter_list()
+        } else {
+            None
+        };
+        let linear = self.buffer.piece(0);
+        let urb = self.urb.as_ptr();
+        // SAFETY: By the type invariant the URB is ours alone; the device is valid and lives as
+        // long as this transfer, which the URB's context keeps.
+        unsafe {
+            (*urb).dev = self.device.as_ptr();
+            (*urb).pipe = request.endpoint.pipe(&self.device);
+            (*urb).complete = Some(Self::completed);
+            (*urb).setup_packet = self.setup.as_mut_ptr();
+            (*urb).interval = request.interval;
+            (*urb).start_frame = request.start_frame;
+            // CAST: At most `MAX_PACKETS`.
+            (*urb).number_of_packets = request.packets as c_int;
+            (*urb).error_count = 0;
+            (*urb).transfer_flags = request.flags.bits();
+            (*urb).transfer_buffer_length = request.length;
+            (*urb).transfer_buffer = core::ptr::null_mut();
+            (*urb).sg = core::ptr::null_mut();
+            (*urb).num_sgs = 0;
+            if let Some((list, count)) = scatter_list {
+                (*urb).sg = list;
+                // CAST: At most the pages of 4 GiB.
+                (*urb).num_sgs = count as c_int;
+            } else if let Some((start, _)) = linear {
+                (*urb).transfer_buffer = start.as_ptr().cast();
+            }
+        }
+        self.fill_step();
+    }
+
+    /// Points the URB at the next piece, if it goes piece by piece; false if there is none.
+    fn fill_step(&mut self) -> bool {
+        let Some(steps) = &mut self.stepwise else {
+            return true;
+        };
+        let left = self.request.length - steps.submitted;
+        let Some((start, size)) = self.buffer.piece(steps.next).filter(|_| left > 0) else {
+            return false;
+        };
+        let size = size.min(left);
+        steps.next += 1;
+        steps.submitted += size;
+        let is_last = steps.submitted == self.request.length;
+        let urb = self.urb.as_ptr();
+        // SAFETY: As in `fill`; the piece has `size` bytes.
+        unsafe {
+            (*urb).transfer_buffer = start.as_ptr().cast();
+            (*urb).transfer_buffer_length = size;
+            if is_last {
+                (*urb).transfer_flags = self.request.flags.bits();
+            } else {
+                // Only the end of the transfer may be a short packet.
+                (*urb).transfer_flags = self.request.flags.bits() & !Flags::ZERO_PACKET.bits();
+            }
+        }
+        true
+    }
+
+    fn submit_filled(self: KBox<Self>, gfp: bindings::gfp_t) -> Result<(), (Error, KBox<Self>)> {
+        let (urb, anchor) = (self.urb.as_ptr(), self.anchor);
+        let context = self.into_foreign();
+        // SAFETY: The URB is ours alone and filled, and its context, which owns buffer and setup
+        // packet, belongs to it from here until `completed` takes it back. `submit` was given a
+        // pinned anchor, whose memory stays until its destructor has run; that waits for what is
+        // anchored and for the completions that are running, which is where steps are submitted.
+        let result = unsafe {
+            (*urb).context = context.cast();
+            bindings::usb_anchor_urb(urb, anchor);
+            to_result(bindings::usb_submit_urb(urb, gfp))
+        };
+        result.map_err(|error| {
+            // SAFETY: The URB was not taken, so the context is still ours.
+            unsafe {
+                bindings::usb_unanchor_urb(urb);
+                (error, KBox::<Self>::from_foreign(context))
+            }
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by usbcore only, for a URB that `submit_filled` has handed over.
+    unsafe extern "C" fn completed(urb: *mut bindings::urb) {
+        // SAFETY: By the requirements of this function `context` is what `submit_filled` put there,
+        // and usbcore calls this once for each submission.
+        let mut this = unsafe { KBox::<Self>::from_foreign((*urb).context.cast()) };
+        // SAFETY: The URB is ours again.
+        let (actual, status) = unsafe { ((*urb).actual_length, (*urb).status) };
+        let Some(steps) = &mut this.stepwise else {
+            return C::complete(this);
+        };
+        steps.transferred = steps.transferred.saturating_add(actual);
+        // SAFETY: As above.
+        let is_full = actual == unsafe { (*urb).transfer_buffer_length };
+        if status != 0 || !is_full || !this.fill_step() {
+            return C::complete(this);
+        }
+        if let Err((error, this)) = this.submit_filled(bindings::GFP_ATOMIC) {
+            // SAFETY: The URB was not taken.
+            unsafe { (*urb).status = error.to_errno() };
+            C::complete(this);
+        }
+    }
+}
+
+impl<C> Transfer<C> {
+    /// What was asked for.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Its buffer.
+    pub fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+
+    /// Its buffer, to be filled.
+    pub fn buffer_mut(&mut self) -> &mut Buffer {
+        &mut self.buffer
+    }
+
+    /// How it ended: 0 or a negative errno (`Documentation/driver-api/usb/error-codes.rst`).
+    ///
+    /// Like everything below, meaningful after its end only.
+    pub fn status(&self) -> i32 {
+        // SAFETY: By the type invariant the URB is valid and not in flight.
+        unsafe { (*self.urb.as_ptr()).status }
+    }
+
+    /// The number of bytes that were transferred, at most what was asked for.
+    pub fn actual_length(&self) -> u32 {
+        let actual = match &self.stepwise {
+            Some(steps) => steps.transferred,
+            // SAFETY: As for `status`.
+            None => unsafe { (*self.urb.as_ptr()).actual_length },
+        };
+        actual.min(self.request.length)
+    }
+
+    /// Isochronous: the frame in which it started.
+    pub fn start_frame(&self) -> i32 {
+        // SAFETY: As for `status`.
+        unsafe { (*self.urb.as_ptr()).start_frame }
+    }
+
+    /// Isochronous: how many packets failed.
+    pub fn error_count(&self) -> i32 {
+        // SAFETY: As for `status`.
+        unsafe { (*self.urb.as_ptr()).error_count }
+    }
+
+    fn packet_ptr(&self, index: u32) -> Option<*mut bindings::usb_iso_packet_descriptor> {
+        if index >= self.request.packets {
+            return None;
+        }
+        // SAFETY: By the type invariant the URB has room for that many descriptors.
+        Some(unsafe {
+            (&raw mut (*self.urb.as_ptr()).iso_frame_desc)
+                .cast::<bindings::usb_iso_packet_descriptor>()
+                .add(index as usize)
+        })
+    }
+
+    /// Isochronous: says where packet `index` is.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: there is no such packet, or it does not lie within the transfer.
+    pub fn set_packet(&mut self, index: u32, offset: u32, length: u32) -> Result {
+        let end = offset.checked_add(length).ok_or(EINVAL)?;
+        let packet = self.packet_ptr(index).ok_or(EINVAL)?;
+        if end > self.request.length {
+            return Err(EINVAL);
+        }
+        // INVARIANT: The packet lies within the transfer.
+        // SAFETY: The URB is ours alone.
+        unsafe {
+            (*packet).offset = offset;
+            (*packet).length = length;
+        }
+        Ok(())
+    }
+
+    /// Isochronous: packet `index`; `None` past the last.
+    pub fn packet(&self, index: u32) -> Option<Packet> {
+        let packet = self.packet_ptr(index)?;
+        // SAFETY: As for `status`.
+        Some(unsafe {
+            Packet {
+                offset: (*packet).offset,
+                length: (*packet).length,
+                actual_length: (*packet).actual_length.min((*packet).length),
+                status: (*packet).status,
+            }
+        })
+    }
+}
+
+impl<C> Drop for Transfer<C> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant a reference is held.
+        unsafe { bindings::usb_free_urb(self.urb.as_ptr()) };
+    }
+}
+
+/// Cancels one transfer; see [`Transfer::canceller`].
+///
+/// # Invariants
+///
+/// A reference to the URB is held.
+pub struct Canceller(NonNull<bindings::urb>);
+
+// SAFETY: A URB may be unlinked by any thread.
+unsafe impl Send for Canceller {}
+// SAFETY: As above.
+unsafe impl Sync for Canceller {}
+
+impl Canceller {
+    /// Makes the transfer end soon, with `ECONNRESET` unless it ended by itself before; if it was
+    /// not submitted yet, submitting it will fail with `EPERM`. Does not wait. Any context.
+    ///
+    /// Hold no lock that [`Completion::complete`] takes: it may be called from here.
+    pub fn cancel(&self) {
+        // SAFETY: By the type invariant the URB is valid. Its device is as well while it is in
+        // flight, and usbcore does not look at it otherwise.
+        unsafe {
+            bindings::usb_block_urb(self.0.as_ptr());
+            bindings::usb_unlink_urb(self.0.as_ptr());
+        }
+    }
+}
+
+impl Drop for Canceller {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant a reference is held.
+        unsafe { bindings::usb_free_urb(self.0.as_ptr()) };
+    }
+}
+
+/// All transfers that one user of a device has in flight. Dropping it kills them.
+///
+/// It must not be dropped by [`Completion::complete`], which it would wait for: keep one reference
+/// to whatever contains it until [`Self::kill_all`] has returned.
+#[pin_data(PinnedDrop)]
+pub struct Anchor {
+    #[pin]
+    anchor: Opaque<bindings::usb_anchor>,
+}
+
+// SAFETY: An anchor has a lock of its own.
+unsafe impl Send for Anchor {}
+// SAFETY: As above.
+unsafe impl Sync for Anchor {}
+
+impl Anchor {
+    /// An anchor without transfers.
+    pub fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            // SAFETY: `slot` is valid for writes.
+            anchor <- Opaque::ffi_init(|slot| unsafe { bindings::init_usb_anchor(slot) }),
+        })
+    }
+
+    /// Cancels all transfers and waits until [`Completion::complete`] has returned for the last of
+    /// them. From then on submitting fails with `EPERM`. May sleep.
+    pub fn kill_all(&self) {
+        // SAFETY: The anchor is initialised.
+        unsafe { bindings::usb_poison_anchored_urbs(self.anchor.get()) };
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Anchor {
+    fn drop(self: Pin<&mut Self>) {
+        self.kill_all();
+    }
+}
