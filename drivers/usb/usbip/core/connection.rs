@@ -19,27 +19,60 @@ use crate::outbox::{Outbox, Sender};
 use crate::stats::Stats;
 use crate::usbip_dbg;
 use kernel::prelude::*;
+use kernel::static_lock_class;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::{Atomic, Full, Relaxed};
 use kernel::sync::{Arc, Mutex};
 use kernel::workqueue::{impl_has_work, Work, WorkItem};
-use kernel::{new_mutex, new_work};
 use kernel_ext::kthread::{self, KThread};
 use kernel_ext::net::socket::{How, Socket};
-use kernel_ext::new_spinlock_irqsave;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
 use kernel_ext::sync::wait::WaitQueue;
 use kernel_ext::task::NoIoScope;
 use kernel_ext::time::{self, Msecs};
 use kernel_ext::workqueue::OwnedQueue;
 
-/// How long a peer may stop in the middle of a PDU, or take nothing of what is sent to it, in ms.
-/// Also what `TCP_USER_TIMEOUT` is set to.
-pub const STALL_MS: u32 = 30_000;
+/// How soon a peer that has vanished is given up.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    /// How long a peer may stop in the middle of a PDU, or take nothing of what is sent to it.
+    /// Also what `TCP_USER_TIMEOUT` is set to.
+    stall: Msecs,
+    /// TCP keepalive: idle time and interval (s), where the user left the system's defaults.
+    idle: u32,
+    interval: u32,
+}
 
-/// TCP keepalive: idle time, interval (s) and number of probes, where the user left the system's
-/// defaults. A peer whose power was cut is noticed after 25 s instead of 2 h.
-const KEEPALIVE: (u32, u32, u32) = (10, 5, 3);
+/// Probes of TCP keepalive that may stay without an answer.
+const PROBES: u32 = 3;
+
+impl Patience {
+    /// 30 s; a peer whose power was cut while nothing was going on is noticed after 25 s, instead of
+    /// the 2 h that are the system's default.
+    pub const DEFAULT: Self = Self::seconds(30);
+
+    /// So many seconds, at least 6 and at most a day.
+    pub const fn seconds(seconds: u32) -> Self {
+        let seconds = if seconds < 6 {
+            6
+        } else if seconds > 86_400 {
+            86_400
+        } else {
+            seconds
+        };
+        Self {
+            stall: seconds * 1000,
+            idle: seconds / 3,
+            interval: seconds / 6,
+        }
+    }
+}
+
+// Names of lock classes. lockdep wants the same pointer for all locks of a class, and a literal in
+// generic code has another one in each module.
+static WHY_NAME: &CStr = c"usbip_connection_why";
+static THREADS_NAME: &CStr = c"usbip_connection_threads";
+static WORK_NAME: &CStr = c"usbip_connection";
 
 /// One end of the protocol: what to do with PDUs.
 pub trait Side: Send + Sync + Sized + 'static {
@@ -57,7 +90,7 @@ pub trait Side: Send + Sync + Sized + 'static {
     /// The reason for which the connection is to end.
     fn receive(
         &self,
-        connection: &Connection<Self>,
+        connection: &Arc<Connection<Self>>,
         header: &[u8; 48],
         inbox: &mut Inbox<'_>,
     ) -> Result<(), Down>;
@@ -92,9 +125,11 @@ struct Threads {
 #[pin_data]
 pub struct Connection<S: Side> {
     socket: ARef<Socket>,
+    #[pin]
     side: S,
     stats: Arc<Stats>,
     queue: Arc<OwnedQueue>,
+    patience: Patience,
     /// Not 0 when something was queued since the tx thread last looked.
     kicked: Atomic<u32>,
     /// Not 0 once a reason to go down was given.
@@ -121,7 +156,7 @@ impl<S: Side> Connection<S> {
     /// Sets a connection up on a connected stream socket and configures the socket: no delay,
     /// keepalive, user timeout where it is TCP, allocations that never wait for I/O.
     ///
-    /// Nothing is read or written before [`Self::start`]. `queue` is where it will be taken down;
+    /// Nothing is read or written before [`Self::start`]. `side` is initialised in place. `queue` is where it will be taken down;
     /// it has to be flushed before the module that implements `S` goes away. May sleep.
     ///
     /// # Errors
@@ -129,33 +164,34 @@ impl<S: Side> Connection<S> {
     /// `ENOMEM`.
     pub fn new(
         socket: ARef<Socket>,
-        side: S,
+        side: impl PinInit<S, Error>,
         stats: Arc<Stats>,
         queue: Arc<OwnedQueue>,
+        patience: Patience,
     ) -> Result<Arc<Self>> {
         if socket.is_tcp() {
-            let (idle, interval, count) = KEEPALIVE;
             socket.set_tcp_nodelay();
-            socket.set_keepalive(idle, interval, count);
-            socket.set_user_timeout(STALL_MS);
+            socket.set_keepalive(patience.idle, patience.interval, PROBES);
+            socket.set_user_timeout(patience.stall);
         }
         // A disk behind this connection may be what memory is freed to.
         socket.set_noio();
-        socket.set_send_timeout(Some(STALL_MS));
+        socket.set_send_timeout(Some(patience.stall));
         Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 socket,
-                side,
+                side <- side,
                 stats,
                 queue,
+                patience,
                 kicked: Atomic::new(0),
                 dying: Atomic::new(0),
-                why <- new_spinlock_irqsave!(None, "usbip_connection_why"),
+                why <- SpinLockIrqSave::new(None, WHY_NAME, static_lock_class!()),
                 tx_wait <- WaitQueue::new(),
                 sent_wait <- WaitQueue::new(),
-                threads <- new_mutex!(None, "usbip_connection_threads"),
-                work <- new_work!("usbip_connection"),
-            }),
+                threads <- Mutex::new(None, THREADS_NAME, static_lock_class!()),
+                work <- Work::new(WORK_NAME, static_lock_class!()),
+            }? Error),
             GFP_KERNEL,
         )
     }
@@ -290,7 +326,7 @@ impl<S: Side> Connection<S> {
 
     fn receive_loop(self: Arc<Self>) {
         let _noio = NoIoScope::new();
-        let Ok(mut inbox) = Inbox::new(&self.socket, &self.stats, STALL_MS) else {
+        let Ok(mut inbox) = Inbox::new(&self.socket, &self.stats, self.patience.stall) else {
             self.kill(Down::NoMemory);
             return;
         };

@@ -16,6 +16,7 @@ pub mod debug;
 pub mod down;
 pub mod inbox;
 pub mod outbox;
+pub mod socket;
 pub mod stats;
 
 /// What this crate's log lines begin with.

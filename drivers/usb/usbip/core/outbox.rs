@@ -108,7 +108,8 @@ impl Sender<'_> {
     ///
     /// # Errors
     ///
-    /// [`Down::NotReading`] if the peer took nothing for [`crate::connection::STALL_MS`];
+    /// [`Down::NotReading`] if the peer took nothing for as long as [`crate::connection::Patience`]
+    /// says;
     /// [`Down::Socket`].
     pub fn flush(&mut self) -> Result<(), Down> {
         self.flush_with(core::iter::empty(), false)

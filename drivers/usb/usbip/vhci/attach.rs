@@ -10,35 +10,12 @@ use crate::hub::{Hub, Poll};
 use crate::port::{new_ledger, Link, Port, Session};
 use kernel::prelude::fmt;
 use kernel::str::CString;
-use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
-use kernel_ext::net::socket::{Family, Socket, Type};
+use kernel_ext::net::socket::Socket;
 use kernel_ext::prelude::*;
-use usbip_core::connection::Connection;
+use usbip_core::connection::{Connection, Patience};
 use usbip_core::stats::Stats;
 use usbip_protocol::speed::Speed;
-
-/// Finds a socket that can carry a connection.
-///
-/// # Errors
-///
-/// `EINVAL`: not an open descriptor, not a socket, not a stream, or of a family that is not known
-/// to work. `ENOTCONN`: listening, not connected yet, or shut down already.
-fn find_socket(sockfd: u32) -> Result<ARef<Socket>> {
-    let fd = i32::try_from(sockfd).map_err(|_| EINVAL)?;
-    let socket = Socket::from_fd(fd).map_err(|_| EINVAL)?;
-    if socket.kind() != Type::Stream {
-        return Err(EINVAL);
-    }
-    match socket.family() {
-        Family::Inet | Family::Inet6 | Family::Unix | Family::Vsock => {}
-        Family::Other(_) => return Err(EINVAL),
-    }
-    if !socket.is_connected() {
-        return Err(ENOTCONN);
-    }
-    Ok(socket)
-}
 
 /// Whether a connection of ours has this socket already.
 fn is_in_use(vhci: &Vhci, socket: &Socket) -> bool {
@@ -55,7 +32,7 @@ fn is_in_use(vhci: &Vhci, socket: &Socket) -> bool {
 ///
 /// # Errors
 ///
-/// What [`find_socket`] says, which is checked first, as in C; `EBUSY` if the port is in use;
+/// What [`usbip_core::socket::find()`] says, which is checked first, as in C; `EBUSY` if the port is in use;
 /// `EINVAL` if the socket is in use already or a thread could not be had; `ENOMEM`.
 pub(crate) fn new_session(
     vhci: &Vhci,
@@ -65,7 +42,8 @@ pub(crate) fn new_session(
     devid: u32,
     speed: Speed,
 ) -> Result {
-    let socket = find_socket(sockfd).inspect_err(|error| {
+    let fd = i32::try_from(sockfd).map_err(|_| EINVAL)?;
+    let socket = usbip_core::socket::find(fd).inspect_err(|error| {
         pr_err!(
             "port {}: descriptor {} is no connected stream socket, error {}\n",
             port.number,
@@ -99,7 +77,13 @@ pub(crate) fn new_session(
         ),
         GFP_KERNEL,
     )?;
-    let connection = Connection::new(socket, client, stats, vhci.queue.clone())?;
+    let connection = Connection::new(
+        socket,
+        Ok(client),
+        stats,
+        vhci.queue.clone(),
+        Patience::DEFAULT,
+    )?;
     let session = Session {
         connection: connection.clone(),
         _statistics: statistics,

@@ -252,7 +252,7 @@ impl Client {
                     return inbox.skip(total);
                 }
                 RetSubmit::Violation(violation) => {
-                    usbip_dbg!(VhciRx, "unexpected reply to seqnum {}\n", ret.seqnum);
+                    usbip_dbg!(Rx, "unexpected reply to seqnum {}\n", ret.seqnum);
                     return Err(Down::Reply(violation));
                 }
             }
@@ -312,7 +312,7 @@ impl Client {
                 } => self.finish(pending, &inner, connection, |_| status.raw()),
                 RetUnlink::AlreadyDone | RetUnlink::Unknown => return Ok(()),
                 RetUnlink::Violation(violation) => {
-                    usbip_dbg!(VhciRx, "unexpected unlink reply, seqnum {}\n", ret.seqnum);
+                    usbip_dbg!(Rx, "unexpected unlink reply, seqnum {}\n", ret.seqnum);
                     return Err(Down::Reply(violation));
                 }
             }
@@ -328,7 +328,7 @@ impl Side for Client {
 
     fn receive(
         &self,
-        connection: &Connection<Self>,
+        connection: &Arc<Connection<Self>>,
         header: &[u8; HEADER_LEN],
         inbox: &mut Inbox<'_>,
     ) -> Result<(), Down> {

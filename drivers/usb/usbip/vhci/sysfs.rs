@@ -10,7 +10,6 @@ use core::fmt::Write;
 use kernel::device;
 use kernel::prelude::fmt;
 use kernel::str::CString;
-use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel_ext::prelude::*;
 use kernel_ext::sysfs::{Attribute, Files, Page};
@@ -117,16 +116,9 @@ fn store_detach(vhci: &Vhci, _index: u32, text: &[u8]) -> Result {
 }
 
 fn show_debug(_vhci: &Vhci, _index: u32, page: &mut Page<'_>) -> Result {
-    Ok(writeln!(page, "{:x}", debug::FLAG.load(Relaxed))?)
+    debug::show(page)
 }
 
 fn store_debug(_vhci: &Vhci, _index: u32, text: &[u8]) -> Result {
-    let text = core::str::from_utf8(text).map_err(|_| EINVAL)?.trim();
-    let digits = text
-        .strip_prefix("0x")
-        .or_else(|| text.strip_prefix("0X"))
-        .unwrap_or(text);
-    let value = usize::from_str_radix(digits, 16).map_err(|_| EINVAL)?;
-    debug::FLAG.store(value, Relaxed);
-    Ok(())
+    debug::store(text)
 }
