@@ -23,6 +23,9 @@ pub enum BodyError {
     /// `number_of_packets` of an isochronous request is not between 1 and
     /// [`crate::limits::MAX_ISO_PACKETS`], or that of its reply differs from what was submitted.
     PacketCount(i32),
+    /// So many bytes follow that a server does not throw them away; see
+    /// [`crate::limits::MAX_DRAIN_BYTES`].
+    TooLong(u64),
 }
 
 impl fmt::Display for FrameError {
@@ -40,6 +43,7 @@ impl fmt::Display for BodyError {
         match self {
             Self::ActualLength(length) => write!(f, "bad actual length {length}"),
             Self::PacketCount(count) => write!(f, "bad number of packets {count}"),
+            Self::TooLong(bytes) => write!(f, "{bytes} bytes are too many"),
         }
     }
 }

@@ -71,7 +71,7 @@ pub struct CmdUnlink {
 }
 
 /// RET_SUBMIT: the end of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RetSubmit {
     /// Number of the request.
     pub seqnum: u32,
