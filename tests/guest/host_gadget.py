@@ -147,20 +147,9 @@ class Gadget:
         self.resets = 0
         self.held = queue.Queue()
         self.hold = lambda setup: False
-        self.handles = {}
-        self.workers = {}
-        self.answers = Worker("ep0 answers")
-        self.failure = None
         self.queued = []
-        self.closing = False
-        signal.signal(WAKE, lambda *_: None)
-        self.fd = os.open("/dev/raw-gadget", os.O_RDWR)
-        argument = ctypes.create_string_buffer(_INIT.pack(b"dummy_udc", self.name.encode(),
-                                                          model.speed), _INIT.size)
-        ioctl(self.fd, INIT, ctypes.addressof(argument))
-        ioctl(self.fd, RUN)
-        self.events = Worker("gadget events")
-        self.events.jobs.put(self)
+        self.fd = -1
+        self.plug()
 
     # --- the thread of events -----------------------------------------------------------------
 
@@ -307,22 +296,36 @@ class Gadget:
 
     # --- the plug -----------------------------------------------------------------------------
 
-    def unplug(self):
-        """Pull the plug; the device keeps what it has queued for an instant longer."""
-        vhci.write_raw(UDCS / self.name / "soft_connect", "disconnect")
-
     def plug(self):
-        """Put it in again."""
-        self.cancel()
-        vhci.write_raw(UDCS / self.name / "soft_connect", "connect")
+        """Put the plug in; if it was pulled, what the device had queued is gone."""
+        self.close()
+        self.closing, self.failure = False, None
+        self.handles, self.workers = {}, {}
+        self.model.configuration, self.model.settings = 0, {}
+        signal.signal(WAKE, lambda *_: None)
+        self.fd = os.open("/dev/raw-gadget", os.O_RDWR)
+        argument = ctypes.create_string_buffer(
+            _INIT.pack(b"dummy_udc", self.name.encode(), self.model.speed), _INIT.size)
+        ioctl(self.fd, INIT, ctypes.addressof(argument))
+        ioctl(self.fd, RUN)
+        self.answers = Worker("ep0 answers")
+        self.events = Worker("gadget events")
+        self.events.jobs.put(self)
+
+    def unplug(self):
+        """Pull the plug, whatever is going on."""
+        vhci.write_raw(UDCS / self.name / "soft_connect", "disconnect")
 
     def close(self):
         """The end of the device."""
+        if self.fd < 0:
+            return
         self.closing = True
         self.cancel()
         for worker in (self.events, self.answers, *self.workers.values()):
             worker.end()
         os.close(self.fd)
+        self.fd = -1
 
     @property
     def busid(self) -> str:
