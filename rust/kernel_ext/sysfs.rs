@@ -29,7 +29,7 @@ use kernel::sync::aref::ARef;
 use kernel::sync::{Arc, LockClassKey};
 use kernel::types::Opaque;
 
-/// What a file shows: text, at most a page of it.
+/// What a file shows: text, one byte less than a page at most.
 ///
 /// Writing more fails, and what did not fit is left out. C: `sysfs_emit()`.
 pub struct Page<'a> {
@@ -38,6 +38,11 @@ pub struct Page<'a> {
 }
 
 impl Page<'_> {
+    /// How many bytes can still be written. (sysfs takes a full page for an overrun.)
+    pub fn room(&self) -> usize {
+        self.buf.len().saturating_sub(self.len + 1)
+    }
+
     /// How many bytes were written.
     pub fn len(&self) -> usize {
         self.len
@@ -51,9 +56,9 @@ impl Page<'_> {
 
 impl fmt::Write for Page<'_> {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        let room = self.buf.get_mut(self.len..).unwrap_or(&mut []);
-        let fits = s.len().min(room.len());
-        if let (Some(to), Some(from)) = (room.get_mut(..fits), s.as_bytes().get(..fits)) {
+        let fits = s.len().min(self.room());
+        let to = self.buf.get_mut(self.len..).and_then(|to| to.get_mut(..fits));
+        if let (Some(to), Some(from)) = (to, s.as_bytes().get(..fits)) {
             to.copy_from_slice(from);
         }
         self.len += fits;
