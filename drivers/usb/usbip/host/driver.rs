@@ -22,23 +22,14 @@ const CLASS_HUB: u8 = 9;
 
 /// The driver.
 pub(crate) struct StubDriver {
-    table: Pin<KBox<Mutex<Table>>>,
     shared: Arc<Shared>,
     taken: Arc<Taken>,
 }
 
 impl StubDriver {
-    /// The driver, with an empty table. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(crate) fn new(shared: Arc<Shared>, taken: Arc<Taken>) -> Result<Self> {
-        Ok(Self {
-            table: KBox::pin_init(new_mutex!(Table::new(), "usbip_match_busid"), GFP_KERNEL)?,
-            shared,
-            taken,
-        })
+    /// The driver. `taken` is what it takes.
+    pub(crate) fn new(shared: Arc<Shared>, taken: Arc<Taken>) -> Self {
+        Self { shared, taken }
     }
 }
 
@@ -49,7 +40,7 @@ impl Driver for StubDriver {
 
     fn probe(&self, dev: &Bound) -> Result<Arc<Exported>> {
         let name = dev.name();
-        if !self.table.lock().contains(name.to_bytes()) {
+        if !self.taken.table.lock().contains(name.to_bytes()) {
             // The wording is what the kernel's selftest looks for.
             pr_info!("{} is not in match_busid table... skip!\n", name);
             return Err(ENODEV);
@@ -102,14 +93,14 @@ impl Attribute<StubDriver> for MatchBusid {
 
 impl MatchBusid {
     fn show(driver: &StubDriver, page: &mut Page<'_>) -> Result {
-        for name in driver.table.lock().names() {
-            // What does not fit on the page is left out.
-            if write!(page, "{} ", name.as_str()).is_err() {
-                return Ok(());
+        for name in driver.taken.table.lock().names() {
+            // What does not fit on the page is left out. A space and the newline go with it.
+            if page.room() < name.as_str().len() + 2 {
+                break;
             }
+            write!(page, "{} ", name.as_str())?;
         }
-        let _ = writeln!(page);
-        Ok(())
+        Ok(writeln!(page)?)
     }
 
     /// `add BUSID` or `del BUSID`.
@@ -117,8 +108,8 @@ impl MatchBusid {
         let (verb, name) = text.split_at_checked(4).ok_or(EINVAL)?;
         let name = BusId::parse(name)?;
         match verb {
-            b"add " => driver.table.lock().add(name),
-            b"del " if driver.table.lock().remove(name) => Ok(()),
+            b"add " => driver.taken.table.lock().add(name),
+            b"del " if driver.taken.table.lock().remove(name) => Ok(()),
             b"del " => Err(ENODEV),
             _ => Err(EINVAL),
         }
@@ -138,7 +129,7 @@ impl Rebind {
     /// before, so a device without driver is welcome as well.
     fn store(driver: &StubDriver, text: &[u8]) -> Result {
         let name = BusId::parse(text)?;
-        let was_listed = driver.table.lock().remove(name);
+        let was_listed = driver.taken.table.lock().remove(name);
         let device = Device::find(name.as_bytes());
         if let Some(device) = device.filter(|device| was_listed || !device.has_driver()) {
             return device.find_driver();
@@ -150,9 +141,13 @@ impl Rebind {
     }
 }
 
-/// Devices that are exported, to be given back to their drivers when the module goes.
+/// What the driver may take and has taken, also when it is unregistered: then all of these devices
+/// are given back to their own drivers.
 #[pin_data]
 pub(crate) struct Taken {
+    #[pin]
+    table: Mutex<Table>,
+    /// Devices that are bound to the driver, or were when it was unregistered.
     #[pin]
     devices: Mutex<KVec<ARef<Device>>>,
     /// Not 0 when the module goes: devices that are unbound stay on the list.
@@ -160,7 +155,7 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    /// An empty list. May sleep.
+    /// Nothing. May sleep.
     ///
     /// # Errors
     ///
@@ -168,6 +163,7 @@ impl Taken {
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
+                table <- new_mutex!(Table::new(), "usbip_match_busid"),
                 devices <- new_mutex!(KVec::new(), "usbip_host_taken"),
                 leaving: Atomic::new(0),
             }),
@@ -180,18 +176,16 @@ impl Taken {
         self.leaving.store(1, Relaxed);
     }
 
-    /// Gives the devices to their drivers, after the driver was unregistered. May sleep.
+    /// Gives the devices to their drivers, after the driver was unregistered; those as well that
+    /// were unbound from it and are still in the table. May sleep.
     pub(crate) fn give_back(&self) {
         for device in core::mem::replace(&mut *self.devices.lock(), KVec::new()) {
-            if device.is_unplugged() {
-                continue;
-            }
-            if let Err(error) = device.find_driver() {
-                pr_err!(
-                    "{}: not given back to its driver, error {}\n",
-                    device.name(),
-                    error.to_errno()
-                );
+            give_back(&device);
+        }
+        let table = core::mem::replace(&mut *self.table.lock(), Table::new());
+        for name in table.names() {
+            if let Some(device) = Device::find(name.as_bytes()) {
+                give_back(&device);
             }
         }
     }
@@ -207,5 +201,18 @@ impl Taken {
             let key = device.key();
             self.devices.lock().retain(|one| one.key() != key);
         }
+    }
+}
+
+fn give_back(device: &Device) {
+    if device.is_unplugged() || device.has_driver() {
+        return;
+    }
+    if let Err(error) = device.find_driver() {
+        pr_err!(
+            "{}: not given back to its driver, error {}\n",
+            device.name(),
+            error.to_errno()
+        );
     }
 }

@@ -162,7 +162,7 @@ impl kernel::Module for HostModule {
             GFP_KERNEL,
         )?;
         let taken = Taken::new()?;
-        let driver = Registration::new(module, StubDriver::new(shared, taken.clone())?)
+        let driver = Registration::new(module, StubDriver::new(shared, taken.clone()))
             .inspect_err(|error| {
                 if *error == EBUSY {
                     pr_err!(
