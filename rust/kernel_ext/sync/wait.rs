@@ -27,6 +27,10 @@ unsafe impl Send for WaitQueue {}
 // SAFETY: As above.
 unsafe impl Sync for WaitQueue {}
 
+/// The name of the lock class of all wait queues: lockdep wants the same pointer for all locks of a
+/// class, and a literal in code that is inlined has another one in each module.
+static NAME: &CStr = c"WaitQueue";
+
 impl WaitQueue {
     /// Creates a wait queue.
     pub fn new() -> impl PinInit<Self> {
@@ -37,7 +41,7 @@ impl WaitQueue {
             head <- Opaque::ffi_init(|slot| unsafe {
                 bindings::__init_waitqueue_head(
                     slot,
-                    kernel::str::as_char_ptr_in_const_context(c"WaitQueue"),
+                    kernel::str::as_char_ptr_in_const_context(NAME),
                     key.as_ptr(),
                 )
             }),
