@@ -416,6 +416,16 @@ impl Linked {
         data.len() - left.len()
     }
 
+    /// Sets every byte of the buffer. Any context.
+    pub fn fill(&mut self, byte: u8) {
+        let mut pieces = self.pieces(0, self.length());
+        while let Some((start, len)) = pieces.next_raw() {
+            // SAFETY: `start` is valid for `len` bytes while the loan lasts, and the device side of
+            // a transfer, which is us, may write to the buffer.
+            unsafe { core::ptr::write_bytes(start, byte, len) };
+        }
+    }
+
     /// Copies bytes of the buffer from `offset` on, as many as `out` takes; what is left of `out`
     /// stays as it was.
     ///
