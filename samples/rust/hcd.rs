@@ -8,6 +8,8 @@
 //! - Bytes sent to its bulk OUT endpoint come back from its bulk IN endpoint, of which 4 KiB wait
 //!   in between: an OUT transfer ends when the device has taken all of it, an IN transfer when
 //!   there was something to send.
+//! - The second bulk OUT endpoint takes and forgets whatever is sent, the second bulk IN endpoint
+//!   sends zeros, as many as asked for. Both do so at once, which makes them of use for measuring.
 //! - The vendor requests of Gadget Zero: 0x5b stores what comes with it, up to 64 bytes, and 0x5c
 //!   sends it back.
 //!

@@ -21,6 +21,8 @@ PLATFORM = Path("/sys/devices/platform/sample_hcd")
 STREAM, MESSAGE, URBS = 4096, 64, 64
 STORE, SEND_BACK = 0x5B, 0x5C
 ENDPOINT = 1
+# Where zeros come from and where everything goes.
+SOURCE = SINK = 2
 
 
 def pattern(length: int) -> bytes:
@@ -73,16 +75,16 @@ def device(path):
         yield opened
 
 
-def send(device, data):
+def send(device, data, endpoint=ENDPOINT):
     """A bulk OUT transfer that the device takes at once."""
-    device.submit(urb := usbfs.bulk_out(ENDPOINT, data))
+    device.submit(urb := usbfs.bulk_out(endpoint, data))
     assert device.reap() is urb
     assert (urb.status, urb.actual) == (0, len(data))
 
 
-def receive(device, length):
+def receive(device, length, endpoint=ENDPOINT):
     """What a bulk IN transfer brings."""
-    device.submit(urb := usbfs.bulk_in(ENDPOINT, length))
+    device.submit(urb := usbfs.bulk_in(endpoint, length))
     assert device.reap() is urb
     assert urb.status == 0
     return urb.data()[:urb.actual]
@@ -107,7 +109,7 @@ def test_enumeration(path):
     assert (interface / "bInterfaceClass").read_text().strip() == "ff"
     endpoints = {one.name: [(one / name).read_text().strip() for name in ("type", "wMaxPacketSize")]
                  for one in interface.glob("ep_*")}
-    assert endpoints == {"ep_01": ["Bulk", "0200"], "ep_81": ["Bulk", "0200"]}
+    assert endpoints == {f"ep_{address}": ["Bulk", "0200"] for address in ("01", "81", "02", "82")}
 
 
 def test_root_hub(path):
@@ -255,6 +257,50 @@ def test_too_many_urbs(device):
     assert [urb for urb in done if urb in urbs] == urbs
     assert b"".join(urb.data() for urb in urbs) == pattern(URBS)
     in_step(device)
+
+
+# From 16 KiB on usbfs makes scatter lists; 100000 ends within a piece of one.
+@pytest.mark.parametrize("length", [0, 1, 512, 4096, 16384, 100_000, 1 << 20])
+def test_source_and_sink(device, length):
+    assert receive(device, length, SOURCE) == bytes(length)
+    send(device, pattern(length), SINK)
+    # What the sink took is gone.
+    assert receive(device, length, SOURCE) == bytes(length)
+    in_step(device)
+
+
+def test_source_and_sink_beside_the_echo(device):
+    """All of them have their turn, and one that waits is in nobody's way."""
+    waits = device.submit(usbfs.bulk_in(ENDPOINT, 4))
+    sinks = [device.submit(usbfs.bulk_out(SINK, pattern(4096))) for _ in range(URBS // 2)]
+    sources = [device.submit(usbfs.bulk_in(SOURCE, 4096)) for _ in range(URBS // 2)]
+    done = device.reap_all(URBS)
+    assert [urb for urb in done if urb in sinks] == sinks
+    assert [urb for urb in done if urb in sources] == sources
+    assert {(urb.status, urb.actual) for urb in done} == {(0, 4096)}
+    assert {urb.data() for urb in sources} == {bytes(4096)}
+    in_step(device)
+    device.submit(out := usbfs.bulk_out(ENDPOINT, b"echo"))
+    assert set(device.reap_all(2)) == {waits, out}
+    assert waits.data() == b"echo"
+
+
+@pytest.mark.parametrize("address", [0x02, 0x82])
+def test_halt_of_source_and_sink(device, address):
+    def transfer():
+        incoming = address & 0x80
+        device.submit(urb := usbfs.bulk_in(SOURCE, 512) if incoming else
+                      usbfs.bulk_out(SINK, bytes(512)))
+        assert device.reap() is urb
+        return urb.status, urb.actual
+
+    device.control(0x02, 3, 0, address)
+    assert device.control(0x82, 0, 0, address, 2) == b"\x01\x00"
+    # It alone is halted.
+    assert device.control(0x82, 0, 0, address ^ 0x80, 2) == b"\x00\x00"
+    assert transfer() == (-errno.EPIPE, 0)
+    device.clear_halt(address)
+    assert transfer() == (0, 512)
 
 
 @pytest.mark.parametrize("address", [0x01, 0x81])

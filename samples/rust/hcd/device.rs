@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The echo device.
+//! The device: an echo, a source and a sink.
 
 use kernel::alloc::kvec::PushError;
 use kernel::sync::Arc;
@@ -9,8 +9,14 @@ use kernel_ext::new_spinlock_irqsave;
 use kernel_ext::prelude::*;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
 use kernel_ext::usb::hcd::Controller;
-use kernel_ext::usb::urb::{Accepted, Finished, Lent, Linked, Submitted, UrbRef};
+use kernel_ext::usb::urb::{Accepted, Lent, Linked, Submitted, UrbRef};
 use kernel_ext::usb::TransferType;
+
+mod descriptors;
+use descriptors::{
+    CONFIGURATION, DEVICE, ECHO_IN, ECHO_OUT, LANGUAGES, MANUFACTURER, PRODUCT, SERIAL, SINK,
+    SOURCE,
+};
 
 /// Standard requests (USB 2.0, 9.4), and the vendor's own.
 mod request {
@@ -26,27 +32,6 @@ mod request {
     pub(super) const STORE: u8 = 0x5b;
     pub(super) const SEND_BACK: u8 = 0x5c;
 }
-
-/// USB 2.0, 9.6.1: version 2.0, vendor specific, 64 bytes a packet on endpoint 0. The ids are for
-/// tests (pid.codes). Version 1.0, strings 1 to 3, one configuration.
-const DEVICE: [u8; 18] = [
-    18, 1, 0x00, 0x02, 0xff, 0, 0, 64, 0x09, 0x12, 0x01, 0x00, 0x00, 0x01, 1, 2, 3, 1,
-];
-
-/// USB 2.0, 9.6.3, 9.6.5 and 9.6.6: one interface, self-powered, with bulk endpoints of 512 bytes
-/// a packet.
-const CONFIGURATION: [u8; 32] = [
-    9, 2, 32, 0, 1, 1, 0, 0xc0, 0, // configuration 1
-    9, 4, 0, 0, 2, 0xff, 0, 0, 0, // interface 0
-    7, 5, 0x01, 2, 0x00, 0x02, 0, // endpoint 1 OUT
-    7, 5, 0x81, 2, 0x00, 0x02, 0, // endpoint 1 IN
-];
-
-/// US English.
-const LANGUAGES: [u8; 4] = [4, 3, 0x09, 0x04];
-const MANUFACTURER: &str = "rusbip";
-const PRODUCT: &str = "Echo";
-const SERIAL: &str = "0001";
 
 /// The most URBs that wait at an endpoint.
 const URBS: usize = 64;
@@ -69,6 +54,8 @@ struct Inner {
     control: Endpoint,
     bulk_out: Endpoint,
     bulk_in: Endpoint,
+    sink: Endpoint,
+    source: Endpoint,
     stream: Buffer,
     message: Buffer,
 }
@@ -81,9 +68,8 @@ impl WorkItem for Echo {
     type Pointer = Arc<Echo>;
 
     fn run(this: Arc<Echo>) {
-        while let Some((urb, status)) = this.next_done() {
-            urb.giveback(status);
-        }
+        // In turn, so that none waits for ever while another is kept busy.
+        while STEPS.iter().filter(|step| this.step(**step)).count() > 0 {}
     }
 }
 
@@ -95,6 +81,8 @@ impl Echo {
             control: Endpoint::new()?,
             bulk_out: Endpoint::new()?,
             bulk_in: Endpoint::new()?,
+            sink: Endpoint::new()?,
+            source: Endpoint::new()?,
             stream: Buffer::new(STREAM)?,
             message: Buffer::new(MESSAGE)?,
         };
@@ -139,12 +127,18 @@ impl Echo {
         Ok(())
     }
 
-    /// The next URB to give back, with its status.
-    fn next_done(&self) -> Option<(Finished, i32)> {
-        let mut inner = self.inner.lock();
-        let (urb, result) = inner.next_done()?;
-        let status = result.err().map_or(0, Error::to_errno);
-        Some((urb.unlink(&inner), status))
+    /// Gives back a URB if there is one for which this step is all it takes.
+    fn step(&self, step: Step) -> bool {
+        let Some((mut urb, result)) = step(&mut self.inner.lock()) else {
+            return false;
+        };
+        // Not under the lock, as it may be much.
+        if result.is_ok() && address(&urb) == SOURCE {
+            urb.fill(0);
+        }
+        let urb = urb.unlink(&self.inner.lock());
+        urb.giveback(result.err().map_or(0, Error::to_errno));
+        true
     }
 
     /// The port was reset.
@@ -156,49 +150,73 @@ impl Echo {
 /// A URB that was dealt with, and how that went.
 type Done = (Linked, Result);
 
+/// What an endpoint can do at the moment, one URB at a time.
+type Step = fn(&mut Inner) -> Option<Done>;
+
+const STEPS: [Step; 5] = [
+    Inner::control,
+    Inner::take,
+    Inner::give,
+    |inner| inner.sink.pass(),
+    |inner| inner.source.pass(),
+];
+
+/// The address of the endpoint that a bulk URB is for.
+fn address(urb: &impl Lent) -> u8 {
+    urb.endpoint() | if urb.is_in() { 0x80 } else { 0 }
+}
+
 impl Inner {
     fn endpoint_of(&mut self, urb: &impl Lent) -> Option<&mut Endpoint> {
-        match (urb.transfer_type(), urb.is_in()) {
-            (TransferType::Control, _) => Some(&mut self.control),
-            (TransferType::Bulk, false) => Some(&mut self.bulk_out),
-            (TransferType::Bulk, true) => Some(&mut self.bulk_in),
+        match urb.transfer_type() {
+            TransferType::Control => Some(&mut self.control),
+            TransferType::Bulk => self.endpoint_at(address(urb).into()).ok(),
             _ => None,
         }
     }
 
     /// The endpoint that a request is for (`wIndex`).
     fn endpoint_at(&mut self, address: u16) -> Result<&mut Endpoint> {
-        match address {
-            0x01 => Ok(&mut self.bulk_out),
-            0x81 => Ok(&mut self.bulk_in),
+        match u8::try_from(address) {
+            Ok(ECHO_OUT) => Ok(&mut self.bulk_out),
+            Ok(ECHO_IN) => Ok(&mut self.bulk_in),
+            Ok(SINK) => Ok(&mut self.sink),
+            Ok(SOURCE) => Ok(&mut self.source),
             _ => Err(EPIPE),
         }
     }
 
+    fn endpoints(&mut self) -> [&mut Endpoint; 5] {
+        [
+            &mut self.control,
+            &mut self.bulk_out,
+            &mut self.bulk_in,
+            &mut self.sink,
+            &mut self.source,
+        ]
+    }
+
     fn remove(&mut self, urb: &UrbRef<'_>) -> Option<Linked> {
-        [&mut self.control, &mut self.bulk_out, &mut self.bulk_in]
-            .into_iter()
-            .find_map(|endpoint| {
-                let index = endpoint.urbs.iter().position(|one| urb.is(one))?;
-                endpoint.remove(index)
-            })
+        self.endpoints().into_iter().find_map(|endpoint| {
+            let index = endpoint.urbs.iter().position(|one| urb.is(one))?;
+            endpoint.remove(index)
+        })
     }
 
     fn configure(&mut self, configuration: u8) {
         self.configuration = configuration;
-        self.bulk_out.halted = false;
-        self.bulk_in.halted = false;
+        for endpoint in self.endpoints() {
+            endpoint.halted = false;
+        }
         self.stream.len = 0;
     }
 
-    fn next_done(&mut self) -> Option<Done> {
-        if let Some(mut urb) = self.control.remove(0) {
-            let result = self
-                .answer(&mut urb)
-                .map(|n| urb.set_actual_length(n as u32));
-            return Some((urb, result));
-        }
-        self.take().or_else(|| self.give())
+    fn control(&mut self) -> Option<Done> {
+        let mut urb = self.control.remove(0)?;
+        let result = self
+            .answer(&mut urb)
+            .map(|n| urb.set_actual_length(n as u32));
+        Some((urb, result))
     }
 
     /// Bulk OUT: takes what there is room for. The first URB is done when it was taken whole.
@@ -319,6 +337,16 @@ impl Endpoint {
             done: 0,
             halted: false,
         })
+    }
+
+    /// Source and sink: whatever was asked for is done at once.
+    fn pass(&mut self) -> Option<Done> {
+        let mut urb = self.remove(0)?;
+        if self.halted {
+            return Some((urb, Err(EPIPE)));
+        }
+        urb.set_actual_length(urb.length());
+        Some((urb, Ok(())))
     }
 
     fn remove(&mut self, index: usize) -> Option<Linked> {
