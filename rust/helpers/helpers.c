@@ -241,6 +241,13 @@ void kernel_ext_helper_put_page(struct page *page)
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_put_page);
 
+/* Whether nobody but the caller has a reference. */
+bool kernel_ext_helper_page_is_exclusive(struct page *page)
+{
+	return page_count(page) == 1;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_page_is_exclusive);
+
 /* One piece of memory for a device to read or write. */
 void *kernel_ext_helper_alloc_transfer_memory(size_t len)
 {

@@ -142,6 +142,78 @@ impl<'a> IoSliceMut<'a> {
     }
 }
 
+/// A part of pages to send from without a copy; see [`Socket::send_pages`](super::socket::Socket).
+///
+/// # Invariants
+///
+/// `vec` is a part of pages that are counted and of which somebody holds a reference for `'a`.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct IoPage<'a> {
+    vec: bindings::bio_vec,
+    _memory: PhantomData<&'a [u8]>,
+}
+
+impl IoPage<'_> {
+    /// Nothing.
+    pub const fn empty() -> Self {
+        // INVARIANT: It is no part of anything.
+        Self {
+            vec: bindings::bio_vec {
+                bv_page: core::ptr::null_mut(),
+                bv_len: 0,
+                bv_offset: 0,
+            },
+            _memory: PhantomData,
+        }
+    }
+
+    /// `len` bytes from `offset` on of a page or of several that belong together.
+    ///
+    /// # Safety
+    ///
+    /// The pages must be counted (not of `kmalloc()`), must have that many bytes, and somebody must
+    /// hold a reference for `'a`.
+    pub(crate) unsafe fn from_raw(page: *mut bindings::page, offset: u32, len: u32) -> Self {
+        // INVARIANT: By the requirements of this function.
+        Self {
+            vec: bindings::bio_vec {
+                bv_page: page,
+                bv_len: len,
+                bv_offset: offset,
+            },
+            _memory: PhantomData,
+        }
+    }
+
+    /// The length in bytes.
+    pub const fn len(&self) -> usize {
+        self.vec.bv_len as usize
+    }
+
+    /// Whether it is of length 0.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// As [`IoSlice::advance`].
+    #[expect(clippy::mut_mut, reason = "as `std::io::IoSlice::advance_slices`")]
+    pub fn advance(iov: &mut &mut [Self], mut n: usize) {
+        let mut rest = core::mem::take(iov);
+        while let Some(first) = rest.first_mut() {
+            if n < first.len() {
+                // INVARIANT: A part of what it was. CAST: Less than the length.
+                first.vec.bv_offset += n as u32;
+                first.vec.bv_len -= n as u32;
+                break;
+            }
+            n -= first.len();
+            rest = rest.split_at_mut(1).1;
+        }
+        *iov = rest;
+    }
+}
+
 /// See [`IoSlice::advance`].
 #[expect(clippy::mut_mut, reason = "as `std::io::IoSlice::advance_slices`")]
 fn advance<T>(iov: &mut &mut [T], mut n: usize, vec: fn(&mut T) -> &mut bindings::kvec) {

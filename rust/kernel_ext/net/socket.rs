@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/net.h`](srctree/include/linux/net.h)
 
-pub use super::iov::{IoSlice, IoSliceMut};
+pub use super::iov::{IoPage, IoSlice, IoSliceMut};
 pub use super::peer::Peer;
 
 use super::tls::{self, Control};
@@ -303,6 +303,40 @@ impl Socket {
                 iov.len(),
                 len,
             )
+        };
+        to_result(n)?;
+        Ok(usize::try_from(n).unwrap_or(0))
+    }
+
+    /// As [`Self::send`], but the socket may keep references to the pages instead of a copy, until the
+    /// peer has acknowledged the bytes or the socket is gone. What is written to the pages until
+    /// then may be sent instead. May sleep. C: `MSG_SPLICE_PAGES`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::send`].
+    pub fn send_pages(&self, iov: &mut [IoPage<'_>], more: bool) -> Result<usize> {
+        let len = total(iov.iter().map(IoPage::len));
+        if len == 0 {
+            return Ok(0);
+        }
+        let more = if more { bindings::MSG_MORE } else { 0 };
+        let mut msg = bindings::msghdr {
+            msg_flags: bindings::MSG_NOSIGNAL | bindings::MSG_SPLICE_PAGES | more,
+            ..Default::default()
+        };
+        // SAFETY: By the type invariant the socket is valid. `IoPage` is a `repr(transparent)`
+        // `bio_vec`, of which the slice holds `iov.len()`, all of counted pages; whoever keeps a page
+        // takes a reference.
+        let n = unsafe {
+            bindings::iov_iter_bvec(
+                &mut msg.msg_iter,
+                bindings::ITER_SOURCE,
+                iov.as_ptr().cast(),
+                iov.len(),
+                len,
+            );
+            bindings::sock_sendmsg(self.as_ptr(), &mut msg)
         };
         to_result(n)?;
         Ok(usize::try_from(n).unwrap_or(0))

@@ -7,11 +7,15 @@
 //! slice.
 
 use crate::bindings;
-use crate::net::socket::{IoSlice, IoSliceMut};
+use crate::net::socket::{IoPage, IoSlice, IoSliceMut};
+use crate::new_spinlock_irqsave;
+use crate::sync::irqsave::SpinLockIrqSave;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use kernel::alloc::kvec::PushError;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// The largest buffer in one piece, in bytes; a longer one is made of pages where the transfer
 /// allows that. Larger pieces are hard to find on a system that has been up for a while.
@@ -48,9 +52,100 @@ struct Linear(*mut u8);
 /// # Invariants
 ///
 /// Every entry of `list` has a page of which this object holds a reference, and `length` says how
-/// many bytes from the start of it are valid.
+/// many bytes from the start of it are valid; the first `large` are of [`MAX_ORDER`].
 struct Pages {
     list: KVec<bindings::scatterlist>,
+    large: usize,
+    pool: Arc<PagePool>,
+}
+
+/// Pieces of pages that are kept for the next buffer: where the kernel clears all memory that it
+/// hands out, as distributions have it do, that is a pass over every byte.
+///
+/// The network may still send from a piece that has come back, so only one that nobody else refers
+/// to is used again. Pieces come and go in the order of the connection, so if the oldest is still
+/// in use then most others are.
+#[pin_data]
+pub struct PagePool {
+    #[pin]
+    ring: SpinLockIrqSave<Ring>,
+}
+
+/// # Invariants
+///
+/// Each page is of [`MAX_ORDER`], and this object holds a reference.
+struct Ring {
+    pages: KVec<NonNull<bindings::page>>,
+    /// The oldest.
+    first: usize,
+}
+
+// SAFETY: Pages may be used and freed by any thread.
+unsafe impl Send for Ring {}
+
+/// How many pieces a pool keeps: 2 MiB.
+const POOL: usize = 64;
+
+impl PagePool {
+    /// An empty pool. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Arc<Self>> {
+        let pages = KVec::with_capacity(POOL, GFP_KERNEL)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                ring <- new_spinlock_irqsave!(Ring { pages, first: 0 }, "usb_page_pool"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// A piece that nobody else refers to. Any context.
+    fn take(&self) -> Option<NonNull<bindings::page>> {
+        let mut ring = self.ring.lock();
+        let first = ring.first;
+        let page = *ring.pages.get(first)?;
+        // SAFETY: By the invariant of `Ring` the page is valid.
+        if !unsafe { bindings::page_is_exclusive(page.as_ptr()) } {
+            return None;
+        }
+        // The newest takes its place, which changes the order by little.
+        let newest = ring.pages.pop()?;
+        if let Some(slot) = ring.pages.get_mut(first) {
+            *slot = newest;
+        }
+        ring.first = if first + 1 < ring.pages.len() {
+            first + 1
+        } else {
+            0
+        };
+        // INVARIANT: The reference goes with it.
+        Some(page)
+    }
+
+    /// Keeps a piece, or lets it go if there are enough. Any context.
+    ///
+    /// # Safety
+    ///
+    /// The page must be of [`MAX_ORDER`], and the caller gives up a reference to it.
+    unsafe fn give(&self, page: NonNull<bindings::page>) {
+        // INVARIANT: By the requirements of this function.
+        if let Err(PushError(page)) = self.ring.lock().pages.push_within_capacity(page) {
+            // SAFETY: The reference is ours.
+            unsafe { bindings::put_page(page.as_ptr()) };
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        for page in &self.pages {
+            // SAFETY: By the type invariant the reference is ours.
+            unsafe { bindings::put_page(page.as_ptr()) };
+        }
+    }
 }
 
 // SAFETY: Memory may be used and freed by any thread.
@@ -81,24 +176,34 @@ impl Buffer {
     }
 
     /// A buffer of pieces that are pages, each a multiple of the page size but the last one. For
-    /// bulk transfers. May sleep.
+    /// bulk transfers. Pieces come from the pool and go back to it. May sleep.
     ///
     /// # Errors
     ///
     /// As [`Self::linear`].
-    pub fn pages(len: u32) -> Result<Self> {
+    pub fn pages(len: u32, pool: &Arc<PagePool>) -> Result<Self> {
         let mut left = len as usize;
         let mut order = MAX_ORDER;
         // Owns what was allocated, also when this fails half way.
         let mut pages = Pages {
             list: KVec::with_capacity(left.div_ceil(PAGE_SIZE << MAX_ORDER), GFP_KERNEL)?,
+            large: 0,
+            pool: pool.clone(),
         };
         while left > 0 {
             while order > 0 && (PAGE_SIZE << order) / 2 >= left {
                 order -= 1;
             }
-            // SAFETY: No requirements.
-            let page = unsafe { bindings::alloc_transfer_pages(order) };
+            let pooled = if order == MAX_ORDER {
+                pool.take()
+            } else {
+                None
+            };
+            let page = match pooled {
+                Some(page) => page.as_ptr(),
+                // SAFETY: No requirements.
+                None => unsafe { bindings::alloc_transfer_pages(order) },
+            };
             if page.is_null() {
                 if order == 0 {
                     return Err(ENOMEM);
@@ -116,6 +221,10 @@ impl Buffer {
                 // SAFETY: The page was not added to anything.
                 unsafe { bindings::put_page(page) };
                 return Err(error.into());
+            }
+            if order == MAX_ORDER {
+                // INVARIANT: All before it are of that order as well: it only ever goes down.
+                pages.large += 1;
             }
             left -= size;
         }
@@ -180,6 +289,15 @@ impl Buffer {
         }
     }
 
+    /// The same part as pages, if the buffer was made of [pages](Self::pages): for sending without
+    /// a copy.
+    pub fn page_slices(&self, from: u32, to: u32) -> Option<PageSlices<'_>> {
+        match self.pieces {
+            Pieces::Pages(_) => Some(PageSlices(self.slices(from, to))),
+            Pieces::Linear(_) => None,
+        }
+    }
+
     /// The same part for receiving.
     pub fn slices_mut(&mut self, from: u32, to: u32) -> SlicesMut<'_> {
         SlicesMut(self.slices(from, to), PhantomData)
@@ -230,9 +348,15 @@ impl Drop for Linear {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        for entry in &mut self.list {
+        for (index, entry) in self.list.iter_mut().enumerate() {
             // SAFETY: By the type invariant the entry has a page and the reference is ours.
-            unsafe { bindings::put_page(bindings::sg_page(entry)) };
+            unsafe {
+                let page = bindings::sg_page(entry);
+                match NonNull::new(page) {
+                    Some(page) if index < self.large => self.pool.give(page),
+                    _ => bindings::put_page(page),
+                }
+            }
         }
     }
 }
@@ -246,23 +370,49 @@ pub struct Slices<'a> {
 }
 
 impl Slices<'_> {
-    /// The next part, valid for the returned number of bytes, which is not 0.
-    fn next_raw(&mut self) -> Option<(*mut u8, usize)> {
+    /// The next part: which piece, the offset in it, and the length, which is not 0.
+    fn next_part(&mut self) -> Option<(usize, u32, u32)> {
         while self.left > 0 {
-            let (start, len) = self.buffer.piece(self.index)?;
+            let index = self.index;
+            let (_, len) = self.buffer.piece(index)?;
             self.index += 1;
             let Some(rest) = len.checked_sub(self.skip).filter(|rest| *rest > 0) else {
                 self.skip -= len;
                 continue;
             };
-            // SAFETY: `skip` is less than the length of the piece.
-            let start = unsafe { start.as_ptr().add(self.skip as usize) };
             let len = rest.min(self.left);
-            self.skip = 0;
+            let skip = core::mem::take(&mut self.skip);
             self.left -= len;
-            return Some((start, len as usize));
+            return Some((index, skip, len));
         }
         None
+    }
+
+    /// The address of the next part, valid for the returned number of bytes, which is not 0.
+    fn next_raw(&mut self) -> Option<(*mut u8, usize)> {
+        let (index, offset, len) = self.next_part()?;
+        let (start, _) = self.buffer.piece(index)?;
+        // SAFETY: The part lies within the piece.
+        let start = unsafe { start.as_ptr().add(offset as usize) };
+        Some((start, len as usize))
+    }
+}
+
+/// Parts of a [`Buffer`] to send from without a copy; see [`Buffer::page_slices`].
+pub struct PageSlices<'a>(Slices<'a>);
+
+impl<'a> Iterator for PageSlices<'a> {
+    type Item = IoPage<'a>;
+
+    fn next(&mut self) -> Option<IoPage<'a>> {
+        let (index, offset, len) = self.0.next_part()?;
+        let Pieces::Pages(pages) = &self.0.buffer.pieces else {
+            return None;
+        };
+        let entry = core::ptr::from_ref(pages.list.get(index)?).cast_mut();
+        // SAFETY: By the invariant of `Pages` the entry has a page with that many bytes, of which the
+        // buffer holds a reference, and which comes from the page allocator. `sg_page()` only reads.
+        Some(unsafe { IoPage::from_raw(bindings::sg_page(entry), offset, len) })
     }
 }
 

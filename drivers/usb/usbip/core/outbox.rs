@@ -4,7 +4,7 @@
 
 use crate::down::Down;
 use crate::stats::Stats;
-use kernel_ext::net::socket::{IoSlice, Socket};
+use kernel_ext::net::socket::{IoPage, IoSlice, Socket};
 use kernel_ext::prelude::*;
 
 /// How many bytes of small messages are gathered for one `sendmsg`.
@@ -15,6 +15,9 @@ const GATHER: usize = 64 * 1024;
 
 /// Pieces of a large payload that one `sendmsg` takes; a scatter list may have more.
 const PIECES: usize = 64;
+
+/// Pieces of pages that one `sendmsg` takes: 1 MiB of what a server's buffers are made of.
+const PAGES: usize = 32;
 
 /// Gathers what the tx thread sends and writes it to the socket.
 ///
@@ -132,6 +135,40 @@ impl Sender<'_> {
         result
     }
 
+    /// Sends what was gathered and then pages, without a copy where the socket can do that. The
+    /// pages must not be written to again. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::flush`].
+    pub fn flush_with_pages<'p>(
+        &mut self,
+        mut pages: impl Iterator<Item = IoPage<'p>>,
+    ) -> Result<(), Down> {
+        self.flush_with(core::iter::empty(), true)?;
+        let mut next = pages.next();
+        while next.is_some() {
+            let mut iov = [IoPage::empty(); PAGES];
+            let mut used = 0;
+            for slot in iov.iter_mut() {
+                let Some(page) = next.take() else { break };
+                *slot = page;
+                used += 1;
+                next = pages.next();
+            }
+            let mut left = iov.get_mut(..used).unwrap_or(&mut []);
+            while !left.is_empty() {
+                let sent = self
+                    .socket
+                    .send_pages(left, next.is_some())
+                    .map_err(failure)?;
+                self.account(sent);
+                IoPage::advance(&mut left, sent);
+            }
+        }
+        Ok(())
+    }
+
     fn account(&self, n: usize) {
         Stats::count(&self.stats.sends);
         Stats::add(&self.stats.bytes_out, n);
@@ -161,17 +198,20 @@ impl Sender<'_> {
 
     fn send_all(&self, mut iov: &mut [IoSlice<'_>], more: bool) -> Result<(), Down> {
         while !iov.is_empty() {
-            let sent = self.socket.send(iov, more).map_err(|error| {
-                // The send timeout ran out without a single byte taken.
-                if error == EAGAIN {
-                    Down::NotReading
-                } else {
-                    Down::Socket(error)
-                }
-            })?;
+            let sent = self.socket.send(iov, more).map_err(failure)?;
             self.account(sent);
             IoSlice::advance(&mut iov, sent);
         }
         Ok(())
+    }
+}
+
+/// What a failure to send means.
+fn failure(error: Error) -> Down {
+    // The send timeout ran out without a single byte taken.
+    if error == EAGAIN {
+        Down::NotReading
+    } else {
+        Down::Socket(error)
     }
 }

@@ -8,7 +8,7 @@ use crate::server::Server;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use kernel_ext::prelude::*;
-use kernel_ext::usb::buffer::Buffer;
+use kernel_ext::usb::buffer::{Buffer, PagePool};
 use kernel_ext::usb::transfer::{Completion, Request, Transfer};
 use kernel_ext::usb::TransferType;
 use usbip_core::connection::Connection;
@@ -69,18 +69,18 @@ impl Done {
     }
 }
 
-/// A buffer for a request. May sleep.
+/// A buffer for a request. It is not cleared. May sleep.
 ///
 /// # Errors
 ///
 /// `ENOMEM`.
-pub(crate) fn buffer(request: &Request) -> Result<Buffer> {
+pub(crate) fn buffer(request: &Request, pool: &Arc<PagePool>) -> Result<Buffer> {
     /// Up to this size a buffer in one piece is as easily had as pages, in bytes.
     const EASY: u32 = 16 * 1024;
     if request.length <= EASY || request.endpoint.kind != TransferType::Bulk {
         return Buffer::linear(request.length);
     }
-    Buffer::pages(request.length)
+    Buffer::pages(request.length, pool)
 }
 
 /// Bytes of buffers of all connections.

@@ -11,7 +11,7 @@ use crate::special::{Special, Specials};
 use crate::stub::Stub;
 use crate::Limits;
 use kernel::sync::aref::ARef;
-use kernel::sync::atomic::Relaxed;
+use kernel::sync::atomic::{Atomic, Full, Relaxed};
 use kernel::sync::Arc;
 use kernel_ext::net::peer::Peer;
 use kernel_ext::new_spinlock_irqsave;
@@ -19,6 +19,7 @@ use kernel_ext::prelude::*;
 use kernel_ext::random;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
 use kernel_ext::time;
+use kernel_ext::usb::buffer::PagePool;
 use kernel_ext::usb::device::{Device, Endpoint};
 use kernel_ext::usb::transfer::{Anchor, Canceller, Transfer};
 use usbip_core::connection::{Connection, Side};
@@ -29,8 +30,8 @@ use usbip_core::stats::Stats;
 use usbip_core::usbip_dbg;
 use usbip_protocol::iso::{self, DESCRIPTOR_LEN};
 use usbip_protocol::ledger::server::{
-    bucket_len, Bucket, Caps, Completed, Drained, Entry, Refusal, ServerLedger, Start, TxKind,
-    TxReply, Unlink,
+    bucket_len, Bucket, Caps, Completed, Drained, Entry, Overflow, Refusal, ServerLedger, Start,
+    TxKind, TxReply, Unlink,
 };
 use usbip_protocol::ledger::Token;
 use usbip_protocol::limits::MAX_EXTRA_REPLIES;
@@ -50,6 +51,10 @@ const BATCH: usize = 32;
 /// is going on, in ms: longer than usbcore waits for a device (`USB_CTRL_SET_TIMEOUT`).
 const CHANGE_MS: u32 = 6000;
 
+/// How long the rx thread waits for room for a reply, in ms: time for the tx thread to be scheduled, in
+/// case it was not. A client that leaves thousands of replies unread has no claim to more.
+const NO_ROOM_MS: u32 = 2_000;
+
 type Ledger = ServerLedger<Canceller, Done, KVVec<Entry<Canceller, Done>>, KVVec<Bucket>>;
 type Reply = TxReply<Done>;
 
@@ -64,8 +69,12 @@ pub(crate) struct Server {
     pub(crate) ledger: SpinLockIrqSave<Ledger>,
     /// Their transfers.
     anchor: Pin<KBox<Anchor>>,
+    /// Memory for them.
+    pool: Arc<PagePool>,
     /// Requests that usbcore has to carry out.
     specials: Arc<Specials>,
+    /// Not 0 while the rx thread waits for room for a reply.
+    short: Atomic<u32>,
 }
 
 impl Server {
@@ -81,7 +90,9 @@ impl Server {
                 "usbip_host_ledger"
             ),
             anchor: KBox::pin_init(Anchor::new(), GFP_KERNEL)?,
+            pool: PagePool::new()?,
             specials: Specials::new()?,
+            short: Atomic::new(0),
             stub,
             peer,
         }? Error)
@@ -135,7 +146,7 @@ impl Server {
                     accepted_ns: time::now_ns(),
                     _charge: charge,
                 };
-                let buffer = flight::buffer(&request)?;
+                let buffer = flight::buffer(&request, &self.pool)?;
                 Transfer::new(self.device().clone(), request, buffer, flight)
             });
         let Ok(mut transfer) = transfer else {
@@ -205,11 +216,7 @@ impl Server {
     ) -> Result<(), Down> {
         usbip_dbg!(Rx, "request {} refused: {}\n", seqnum, refused.status);
         skip(inbox, refused.body)?;
-        let wake = self
-            .ledger
-            .lock()
-            .refuse(seqnum, refused.status)
-            .map_err(|_| Down::NotReading)?;
+        let wake = self.with_room(connection, |ledger| ledger.refuse(seqnum, refused.status))?;
         if wake {
             connection.kick();
         }
@@ -219,11 +226,7 @@ impl Server {
     /// Takes in a CMD_UNLINK.
     fn unlink(&self, connection: &Arc<Connection<Self>>, cmd: &CmdUnlink) -> Result<(), Down> {
         Stats::count(&connection.stats().unlinks);
-        let outcome = self
-            .ledger
-            .lock()
-            .unlink(cmd.seqnum, cmd.victim)
-            .map_err(|_| Down::NotReading)?;
+        let outcome = self.with_room(connection, |ledger| ledger.unlink(cmd.seqnum, cmd.victim))?;
         match outcome {
             // The reply comes with the end of the transfer.
             Unlink::Cancel { handle, .. } => handle.cancel(),
@@ -232,6 +235,27 @@ impl Server {
             Unlink::Answered { wake: false } => {}
         }
         Ok(())
+    }
+
+    /// Does what takes room for another reply. If there is none, the tx thread has [`NO_ROOM_MS`] to
+    /// send some.
+    fn with_room<R>(
+        &self,
+        connection: &Connection<Self>,
+        mut what: impl FnMut(&mut Ledger) -> Result<R, Overflow>,
+    ) -> Result<R, Down> {
+        loop {
+            if let Ok(done) = what(&mut self.ledger.lock()) {
+                return Ok(done);
+            }
+            self.short.xchg(1, Full);
+            if !connection.wait_for_sender(NO_ROOM_MS, || self.ledger.lock().has_room()) {
+                return Err(Down::NotReading);
+            }
+            if connection.is_dying() {
+                return Err(Down::Removed);
+            }
+        }
     }
 
     fn limits(&self) -> &Limits {
@@ -297,6 +321,10 @@ impl Side for Server {
                 count_requests(&ledger, stats);
             }
             result?;
+            // Full: the entries are free for the receiver to find.
+            if self.short.xchg(0, Full) != 0 {
+                connection.wake_receiver();
+            }
         }
         Ok(())
     }
@@ -507,7 +535,11 @@ fn send_result(seqnum: u32, done: &Done, sender: &mut Sender<'_>) -> Result<(), 
             transfer.buffer().read(0, to);
         });
     }
-    sender.flush_with(transfer.buffer().slices(0, actual), false)
+    match transfer.buffer().page_slices(0, actual) {
+        // The pages are not written to again before nobody refers to them any more.
+        Some(pages) => sender.flush_with_pages(pages),
+        None => sender.flush_with(transfer.buffer().slices(0, actual), false),
+    }
 }
 
 /// Sends the RET_SUBMIT of an isochronous request: the data of its packets without the gaps between

@@ -357,6 +357,11 @@ where
         true
     }
 
+    /// Whether there is room for another reply.
+    pub fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
     /// Requests whose reply has not been sent.
     pub fn requests(&self) -> usize {
         self.requests
