@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """Fixtures of the tests of the server.
 
-Test modules name this file in `pytest_plugins` and use `host_watched`. The server is loaded for each
-module of tests, because other tests need the other implementation.
+Test modules name this file in `pytest_plugins` and use `host_watched`. The server is loaded for
+each module of tests, because other tests need the other implementation.
 """
 
 import subprocess

@@ -127,14 +127,21 @@ class Held:
 
     def __init__(self, gadget: "Gadget", setup: Setup):
         self.gadget, self.setup = gadget, setup
+        self.over = False
 
     def answer(self):
-        """Answer it as the model does."""
-        self.gadget.ask(lambda: self.gadget.reply(self.setup))
+        """Answer it as the model does, unless a reset came first."""
+        self.gadget.ask(lambda: self.finish(lambda: self.gadget.reply(self.setup)))
 
     def stall(self):
         """Refuse it; also for a request that the host has given up."""
-        self.gadget.ask(self.gadget.stall)
+        self.gadget.ask(lambda: self.finish(self.gadget.stall))
+
+    def finish(self, how):
+        """In the thread of answers: once."""
+        if not self.over:
+            self.over = True
+            how()
 
 
 class Gadget:
@@ -171,12 +178,18 @@ class Gadget:
             elif kind in (RESET, DISCONNECT):
                 self.resets += kind == RESET
                 self.model.configuration, self.model.settings = 0, {}
+                if self.holding is not None:
+                    # raw_gadget takes no other request before it is told what becomes of this one.
+                    held = self.holding
+                    self.answers.jobs.put(Call(lambda held=held: held.finish(self.stall)))
 
     def control(self, setup: Setup):
         """A control request: recorded, then answered or held."""
         self.requests.append((setup, b""))
+        self.holding = None
         if self.hold(setup):
-            self.held.put(Held(self, setup))
+            self.holding = Held(self, setup)
+            self.held.put(self.holding)
         else:
             self.answers.jobs.put(Call(lambda: self.reply(setup)))
 
@@ -206,6 +219,8 @@ class Gadget:
         except OSError as error:
             if error.errno not in (errno.ESHUTDOWN, errno.EBUSY, errno.EINTR, errno.EOVERFLOW):
                 raise
+            if error.errno == errno.ESHUTDOWN:
+                self.stall()
 
     def ep0(self, request: int, data: bytes, length: int) -> bytes:
         """Transfer on endpoint 0; returns what came in."""
@@ -225,7 +240,7 @@ class Gadget:
         try:
             ioctl(self.fd, EP0_STALL)
         except OSError as error:
-            if error.errno != errno.EBUSY:
+            if error.errno not in (errno.EBUSY, errno.ESHUTDOWN):
                 raise
 
     # --- endpoints ----------------------------------------------------------------------------
@@ -299,7 +314,7 @@ class Gadget:
     def plug(self):
         """Put the plug in; if it was pulled, what the device had queued is gone."""
         self.close()
-        self.closing, self.failure = False, None
+        self.closing, self.failure, self.holding = False, None, None
         self.handles, self.workers = {}, {}
         self.model.configuration, self.model.settings = 0, {}
         signal.signal(WAKE, lambda *_: None)

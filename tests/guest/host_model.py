@@ -7,8 +7,8 @@ import struct
 import vhci
 from vhci_device import BULK_ATTR, Endpoint, FakeDevice, INT_ATTR, ISO_ATTR
 
-# Addresses of the endpoints. Those of configuration 1: interface 0 has the bulk endpoints in each of
-# its settings and the isochronous ones in setting 1 only, interface 1 the interrupt endpoints.
+# Addresses of the endpoints. In configuration 1, interface 0 has the bulk endpoints in each of its
+# settings and the isochronous ones in setting 1 only, interface 1 has the interrupt endpoints.
 BULK_IN, BULK_OUT = 1, 2
 ISO_IN, ISO_OUT = 3, 9
 INT_IN, INT_OUT = 5, 4

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""A device comes to the server and goes back to its own driver: statements 101 to 109, and defects B4
-to B6 and B25. Whatever the order of things, the next bind works."""
+"""A device comes to the server and goes back to its own driver: statements 101 to 109, and defects
+B4 to B6 and B25. Whatever the order of things, the next bind works."""
 
 import ctypes
 import itertools
@@ -245,8 +245,8 @@ def test_unload_after_unbind(busid):
 # --- in any order -----------------------------------------------------------------------------
 
 class Steps:
-    """What an administrator and whoever holds the plug may do, in any order. Each step may be refused,
-    but not with everything."""
+    """What an administrator and whoever holds the plug may do, in any order. Each step may be
+    refused, but not with everything."""
 
     ALLOWED = {"add": (None,), "del": (None, "ENODEV"), "bind": (None, "ENODEV", "EBUSY"),
                "unbind": (None, "ENODEV"), "rebind": (None, "ENODEV", "EBUSY"),

@@ -293,6 +293,7 @@ def test_unlink_while_it_runs(link, gadget, held):
 
 
 @beyond_c
+@pytest.mark.lanes("uml-lockdep")
 def test_never_answered(link, gadget, held):
     """A device that does not answer ends the request after usbcore's five seconds, not more."""
     number, request = held

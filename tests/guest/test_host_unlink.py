@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Taking requests back, at every moment: statements 91 to 96. A client relies on exactly one answer to
-each number, and on their order."""
+"""Taking requests back, at every moment: statements 91 to 96. A client relies on exactly one answer
+to each number, and on their order."""
 
 import errno
 import random
@@ -12,7 +12,7 @@ import vhci
 from host import beyond_c
 from host_model import BULK_IN, BULK_OUT, INT_IN, INT_OUT, SOURCE, VENDOR_IN, pattern
 from host_wire import RetSubmit, RetUnlink, cmd_unlink, setup
-from vhci_wire import FLAG_DIR_IN, FLAG_SG, IN, OUT
+from vhci_wire import FLAG_DIR_IN, FLAG_SG, IN
 
 pytest_plugins = ("host_fixtures",)
 pytestmark = [pytest.mark.usefixtures("host_watched"), pytest.mark.lanes("uml")]
@@ -167,8 +167,8 @@ def test_a_number_may_be_used_again(link, gadget):
 
 @beyond_c
 def test_s95_s96_race_with_completion(link, gadget):
-    """B11, B13: the device answers while the client takes back. One answer to the request, or none and
-    its unlink says so; never the answer after the unlink's 0."""
+    """B11, B13: the device answers while the client takes back. One answer to the request, or none
+    and its unlink says so; never the answer after the unlink's 0."""
     rng = random.Random(11)
     lost = done = 0
     for turn in range(250):
