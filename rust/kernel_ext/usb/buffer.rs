@@ -17,10 +17,6 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-/// The largest buffer in one piece, in bytes; a longer one is made of pages where the transfer
-/// allows that. Larger pieces are hard to find on a system that has been up for a while.
-pub const MAX_LINEAR: u32 = 64 * 1024;
-
 /// The largest piece of a buffer of pages is 2^3 of them, the most that the page allocator calls
 /// cheap (`PAGE_ALLOC_COSTLY_ORDER` in `include/linux/mmzone.h`).
 const MAX_ORDER: u32 = 3;
