@@ -51,10 +51,12 @@ def settle():
 
 
 class Daemon:
-    """Debian's usbipd in the foreground; `prefix` is put in front of its command line."""
+    """Debian's usbipd in the foreground, with the C usbip-host unless there is a driver of that
+    name already; `prefix` is put in front of its command line."""
 
     def __init__(self, *prefix: str):
-        subprocess.run(["modprobe", "usbip-host"], check=True)
+        if not DRIVER.exists():
+            subprocess.run(["modprobe", "usbip-host"], check=True)
         self.process = subprocess.Popen([*prefix, "usbipd"], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         vhci.wait_for(lambda: listening(prefix) or self.process.poll() is not None, "usbipd")
