@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Debian's unmodified `usbip` and `usbipd` with the server: statements 99, 106, 113, 151 to 154 from
-the server's side."""
+"""Debian's unmodified `usbip` and `usbipd` with the server: statements 99, 106, 113, 151 to 154
+from the server's side."""
 
 import re
 

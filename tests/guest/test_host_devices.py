@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Devices as they are, through the server and a client, with the drivers that users have: what is
+written is there, what is typed arrives, and `usbtest` finds nothing."""
+
+import contextlib
+import hashlib
+import os
+import random
+import struct
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import host
+import host_configfs
+import peer_ccid
+import peer_disk
+import peer_keyboard
+import peer_serial
+import peer_sound
+import peer_stock
+import vhci
+from test_vhci_devices import BULK, UNLINK, path_of_testusb, run_cases
+
+pytest_plugins = ("vhci_fixtures", "host_fixtures")
+pytestmark = pytest.mark.usefixtures("host_watched")
+
+UML = pytest.mark.lanes("uml")
+STOCK = pytest.mark.lanes("stock")
+
+
+@contextlib.contextmanager
+def passed_on(busid: str, kind: str = "tcp"):
+    """A device in the hands of the server, attached again by the client; yields it there."""
+    speed = {"1.5": vhci.LOW, "12": vhci.FULL, "480": vhci.HIGH, "5000": vhci.SUPER}[
+        (vhci.USB / busid / "speed").read_text().strip()]
+    with host.exported(busid):
+        one, other = vhci.stream_pair(kind)
+        with one, other:
+            host.sockfd(busid, one.fileno())
+            number = vhci.port_for(speed)
+            vhci.attach(number, other.fileno(), host.devid(busid), speed)
+        try:
+            yield peer_stock.Remote(number)
+        finally:
+            peer_stock.detach(number)
+            host.wait_status(busid)
+
+
+# --- gadgets ----------------------------------------------------------------------------------
+
+@pytest.fixture
+def usbtest_module():
+    """usbtest is loaded, with the bulk endpoints of setting 0."""
+    path_of_testusb()
+    subprocess.run(["modprobe", "usbtest", "alt=-1"], check=True)
+    yield
+    subprocess.run(["rmmod", "usbtest"], check=True)
+
+
+# Both debug kernels see the same code at each speed.
+@pytest.mark.parametrize("speed", [
+    pytest.param(vhci.FULL, marks=pytest.mark.lanes("uml-lockdep"), id="full"),
+    pytest.param(vhci.HIGH, marks=UML, id="high"),
+    pytest.param(vhci.SUPER, marks=pytest.mark.lanes("uml-kasan"), id="super")])
+def test_usbtest(host_driver, usbtest_module, speed):
+    """Every case that a source and sink can do. Unlinking as fast as possible is among them."""
+    # Whole packets, or what is read in part is an overflow.
+    sizes = {"size": 4096, "vary": 1024} if speed == vhci.SUPER else {}
+    with host_configfs.plugged(["SourceSink.0"], ["Loopback.0"], vendor=0x0525, product=0xA4A0,
+                               speed=speed) as busid:
+        with passed_on(busid) as device:
+            device.bound("usbtest")
+            run_cases(device.usbfs(), BULK, count=5, **sizes)
+            if host.HOST != "c":
+                run_cases(device.usbfs(), UNLINK, count=100)
+
+
+@UML
+@pytest.mark.parametrize("speed", [vhci.HIGH, vhci.SUPER], ids=["high", "super"])
+def test_disk(host_driver, tmp_path, speed):
+    """What is written is in the image, and what is in the image is read."""
+    image = tmp_path / "image"
+    content = random.Random(speed).randbytes(2 << 20)
+    image.write_bytes(content)
+
+    def setup(folder):
+        (folder / "lun.0/file").write_text(str(image))
+
+    with host_configfs.plugged(["mass_storage.0"], speed=speed, setup=setup) as busid:
+        with passed_on(busid) as device:
+            disk = device.disk()
+            with open(disk, "rb") as block:
+                assert hashlib.sha256(block.read()).digest() == hashlib.sha256(content).digest()
+            new = random.Random(9).randbytes(200 * 1024)
+            with open(disk, "r+b") as block:
+                block.seek(100 * 512)
+                block.write(new)
+                os.fsync(block.fileno())
+        assert image.read_bytes() == content[:51200] + new + content[51200 + len(new):]
+
+
+@UML
+def test_serial_gadget(host_driver):
+    """A modem: two interfaces, an interrupt endpoint, both ways at once."""
+    with host_configfs.plugged(["acm.0"]) as busid:
+        with passed_on(busid) as device:
+            device.bound("cdc_acm", "cdc_acm")
+            node = device.node("tty/ttyACM*")
+            for one in (node, "/dev/ttyGS0"):
+                peer_stock.run("stty", "-F", one, "raw", "-echo")
+            with ThreadPoolExecutor() as pool:
+                far = pool.submit(peer_serial.talk, "/dev/ttyGS0", "port", "adapter")
+                peer_serial.talk(node, "adapter", "port")
+                far.result()
+
+
+# Report descriptor of a boot keyboard (HID 1.11, appendix B.1), without its LEDs.
+KEYBOARD = bytes.fromhex("05010906a101050719e029e71500250175019508810295017508810395067508150025"
+                         "6505071900296581 00c0".replace(" ", ""))
+
+
+@UML
+def test_keyboard_gadget(host_driver):
+    """Reports of an interrupt endpoint become key presses."""
+    def setup(folder):
+        for name, value in (("protocol", b"1"), ("subclass", b"1"), ("report_length", b"8"),
+                            ("report_desc", KEYBOARD)):
+            (folder / name).write_bytes(value)
+
+    with host_configfs.plugged(["hid.0"], setup=setup) as busid:
+        with passed_on(busid) as device:
+            fd = os.open("/dev/hidg0", os.O_RDWR)
+            try:
+                def press(key):
+                    usage = 4 + ord(key) - ord("a")
+                    os.write(fd, struct.pack("BBB5x", 0, 0, usage))
+                    os.write(fd, bytes(8))
+
+                peer_keyboard.check(device, press)
+            finally:
+                os.close(fd)
+
+
+# --- QEMU's devices ---------------------------------------------------------------------------
+
+@pytest.fixture
+def remote(host_driver):
+    """A function that passes one of QEMU's devices on."""
+    with contextlib.ExitStack() as stack:
+        def attach(name: str) -> peer_stock.Remote:
+            busid = peer_stock.busid(name)
+            peer_stock.settle()
+            return stack.enter_context(passed_on(busid))
+
+        yield attach
+
+
+@STOCK
+def test_storage(host_driver, tmp_path):
+    """Files that are written are the same for the next client, and on the disk itself."""
+    busid = peer_stock.busid("storage")
+    peer_stock.settle()
+    with passed_on(busid) as device:
+        disk = device.disk()
+        peer_disk.mounted(disk, tmp_path, peer_disk.fill)
+        before = peer_disk.checksum(disk)
+    with passed_on(busid) as device:
+        disk = device.disk()
+        assert peer_disk.checksum(disk) == before
+        there = peer_disk.mounted(disk, tmp_path, peer_disk.files, "-o", "ro")
+        assert there.items() >= peer_disk.WRITTEN.items()
+    assert peer_disk.local_checksum(busid) == before
+
+
+@STOCK
+def test_keyboard(remote, machine):
+    peer_keyboard.check(remote("kbd"), machine.press)
+
+
+@STOCK
+def test_serial(remote):
+    node = peer_serial.adapter(remote("serial"))
+    with ThreadPoolExecutor() as pool:
+        far = pool.submit(peer_serial.talk, peer_serial.PORT, "port", "adapter")
+        peer_serial.talk(node, "adapter", "port")
+        far.result()
+
+
+@STOCK
+def test_smart_card_reader(remote):
+    peer_ccid.check(remote("ccid"))
+
+
+@STOCK
+def test_headset(remote, tmp_path):
+    """Isochronous OUT: every sample, in order and without a gap."""
+    frames = peer_sound.RATE // 2
+    peer_sound.play_loudest(remote("audio"), tmp_path, frames, 2)
+    peer_sound.wait_heard(frames, 2)
