@@ -158,9 +158,9 @@ class Remote:
 @contextlib.contextmanager
 def attached(number: str, host: str = "127.0.0.1", port: int = 3240):
     """A remote device attached with the unmodified tool; yields a :class:`Remote`."""
-    before = {one.number for one in vhci.ports() if one.state != vhci.NULL}
+    before = {one.number for one in vhci.busy_ports()}
     usbip("--tcp-port", str(port), "attach", "-r", host, "-b", number)
-    taken, = {one.number for one in vhci.ports() if one.state != vhci.NULL} - before
+    taken, = {one.number for one in vhci.busy_ports()} - before
     try:
         remote = Remote(taken)
         yield remote

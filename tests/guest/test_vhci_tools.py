@@ -28,9 +28,8 @@ def server():
     yield start
     for one in running:
         one.stop()
-    for port in vhci.ports():
-        if port.state != vhci.NULL:
-            vhci.wait_free(port.number)
+    for port in vhci.busy_ports():
+        vhci.wait_free(port.number)
 
 
 def test_s151_list(server):
@@ -49,7 +48,7 @@ def test_s152_attach(server):
     # The tool says which port it uses when that is not the standard one, and nothing else.
     assert (done.stdout, done.stderr) == (
         "", f'usbip: info: using port {one.port} ("{one.port}")\n')
-    number, = (p.number for p in vhci.ports() if p.state != vhci.NULL)
+    number, = (p.number for p in vhci.busy_ports())
     assert (RECORDS / f"port{number}").read_text() == f"127.0.0.1 {one.port} 1-1\n"
     vhci.wait_configured(number)
     text = usbip("port").stdout
@@ -130,12 +129,10 @@ def test_two_attaches_at_once(server):
 
     def step():
         """Waits for both; makes room if one spins."""
-        for port in vhci.ports():
-            if port.state != vhci.NULL and port.devid:
-                seen.add(port.devid)
+        seen.update(port.devid for port in vhci.busy_ports() if port.devid)
         running = [tool for tool in tools.values() if tool.poll() is None]
         if len(running) == 1 and len(seen) == 1:
-            port, = (p for p in vhci.ports() if p.state != vhci.NULL)
+            port, = vhci.busy_ports()
             vhci.wait_configured(port.number)
             if running[0].poll() is None:
                 vhci.detach(port.number)
@@ -144,7 +141,7 @@ def test_two_attaches_at_once(server):
     vhci.wait_for(step, "both tools", vhci.ENUMERATION)
     assert {tool.returncode for tool in tools.values()} == {0}
     # A device whose address is not set yet shows no number.
-    used = vhci.wait_for(lambda: (busy := [p for p in vhci.ports() if p.state != vhci.NULL])
+    used = vhci.wait_for(lambda: (busy := vhci.busy_ports())
                          and all(p.devid for p in busy) and busy, "devices with an address")
     seen |= {port.devid for port in used}
     assert seen == {0x00010002, 0x00010003}
@@ -171,7 +168,7 @@ def test_attach_cycles(server, cycles):
     one = server("disk,size=1M")
     for _ in range(cycles):
         number = one.attach("1-1")
-        assert all(p.state != vhci.ERROR for p in vhci.ports())
+        assert all(p.state != vhci.ERROR for p in vhci.busy_ports())
         usbip("detach", "-p", str(number))
         vhci.wait_free(number)
         vhci.wait_for(lambda: " 1-1: " in one.usbip("list", "-r", "127.0.0.1").stdout,

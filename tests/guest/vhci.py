@@ -120,18 +120,24 @@ def status_files() -> list:
     return [VHCI / "status"] + [VHCI / f"status.{n}" for n in range(1, controllers())]
 
 
-def parse_status(text: str) -> list:
-    """All port lines of one status file; every line must match the format exactly."""
+def parse_line(line: str) -> Port:
+    """One port line of a status file; it must match the format exactly."""
+    match = LINE.match(line)
+    assert match, f"malformed status line {line!r}"
+    hub, number, state, speed, devid, sockfd, busid = match.groups()
+    return Port(hub, int(number), int(state), int(speed), int(devid, 16), int(sockfd), busid, line)
+
+
+def port_lines(text: str) -> list:
+    """The port lines of a status file."""
     lines = text.split("\n")
     assert lines[0] == HEADER and lines[-1] == "", text
-    ports = []
-    for line in lines[1:-1]:
-        match = LINE.match(line)
-        assert match, f"malformed status line {line!r}"
-        hub, number, state, speed, devid, sockfd, busid = match.groups()
-        ports.append(Port(hub, int(number), int(state), int(speed), int(devid, 16),
-                          int(sockfd), busid, line))
-    return ports
+    return lines[1:-1]
+
+
+def parse_status(text: str) -> list:
+    """All ports of a status file."""
+    return [parse_line(line) for line in port_lines(text)]
 
 
 def ports() -> list:
@@ -139,12 +145,19 @@ def ports() -> list:
     return [port for file in status_files() for port in parse_status(file.read_text())]
 
 
+def busy_ports() -> list:
+    """The ports that are not free. Tests ask often, so the lines of the others are not parsed."""
+    return [parse_line(line) for file in status_files() for line in port_lines(file.read_text())
+            if line[9:12] != f"{NULL:03}"]
+
+
 def port(number: int) -> Port:
-    """The status line of one port; reads as few files as it can, because tests poll it."""
-    first = (VHCI / "status").read_text()
-    per = first.count("\n") - 1
-    text = first if number < per else (VHCI / f"status.{number // per}").read_text()
-    return parse_status(text)[number % per]
+    """One port; reads and parses as little as it can, because tests poll it."""
+    lines = port_lines((VHCI / "status").read_text())
+    per = len(lines)
+    if number >= per:
+        lines = port_lines((VHCI / f"status.{number // per}").read_text())
+    return parse_line(lines[number % per])
 
 
 def attach(number: int, fd: int, devid: int, speed: int) -> int:

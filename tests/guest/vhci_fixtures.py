@@ -25,7 +25,7 @@ def watched(request, client):
     vhci.log_marker(request.node.nodeid)
     log = vhci.KernelLog()
     yield log
-    busy = [p for p in vhci.ports() if p.state != vhci.NULL]
+    busy = vhci.busy_ports()
     for port in busy:
         try:
             vhci.detach(port.number)

@@ -63,9 +63,9 @@ class Server:
 
     def attach(self, busid: str) -> int:
         """`usbip attach`; returns the number of the port that was free before."""
-        before = {p.number for p in vhci.ports() if p.state != vhci.NULL}
+        before = {p.number for p in vhci.busy_ports()}
         self.usbip("attach", "-r", "127.0.0.1", "-b", busid)
-        number, = {p.number for p in vhci.ports() if p.state != vhci.NULL} - before
+        number, = {p.number for p in vhci.busy_ports()} - before
         vhci.wait_configured(number)
         return number
 

@@ -4,6 +4,7 @@
 import ctypes
 import errno
 import os
+import select
 
 from vhci import SOON, wait_for
 
@@ -155,6 +156,8 @@ class Device:
 
     def __init__(self, node: str):
         self.fd = os.open(node, os.O_RDWR)
+        self.finished = select.poll()
+        self.finished.register(self.fd, select.POLLOUT)
         self.pending = {}
 
     def close(self):
@@ -240,7 +243,12 @@ class Device:
 
     def reap(self, timeout: float = SOON) -> Urb:
         """The next finished URB."""
-        return wait_for(self.reap_now, "a URB to finish", timeout, step=0.002)
+        def look():
+            # Comes back at once when there is one, but also when the device is gone.
+            self.finished.poll(100)
+            return self.reap_now()
+
+        return wait_for(look, "a URB to finish", timeout, step=0.002)
 
     def reap_all(self, count: int, timeout: float = SOON) -> list:
         return [self.reap(timeout) for _ in range(count)]
