@@ -314,6 +314,9 @@ def test_s56_interrupt_without_polling(hub, connect):
     index = 2 if vhci.hub_ports() > 2 else 0
     port = vhci.ss(index) if hub.superspeed else vhci.hs(index)
     size = vhci.hub_ports() // 8 + 1
+    # The hub's driver was taken off before it has seen the end of an earlier device, perhaps.
+    for number in range(1, vhci.hub_ports() + 1):
+        hub.clear_changes(number)
     urb = vhci_usbfs.interrupt_in(1, size)
     hub.device.submit(urb)
     # Nothing happens while nothing changes.
