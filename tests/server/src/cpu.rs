@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,15 +17,19 @@ const USER_HZ: u64 = 100;
 pub struct Usage {
     /// Everything but idle and waiting for I/O, of all CPUs. Ticks: coarse, but nothing is missing.
     pub system: Duration,
-    /// Run time per task name, exact to the nanosecond; without interrupts. Empty where the kernel does
-    /// not account it.
+    /// Run time by the names of tasks, exact to the nanosecond; without interrupts. Empty where the
+    /// kernel does not account it.
     pub tasks: BTreeMap<String, Duration>,
 }
+
+/// Run time of each task, by its number, with its name at the time.
+type Tasks = BTreeMap<u32, (String, Duration)>;
 
 /// Measures between two moments. What reading the tasks' times costs is not in the result: it is
 /// done before the first and after the last look at `/proc/stat`.
 pub struct Meter {
-    before: Usage,
+    system: Duration,
+    tasks: Tasks,
 }
 
 impl Meter {
@@ -36,30 +41,19 @@ impl Meter {
     pub fn start() -> Result<Self> {
         let tasks = tasks();
         let system = busy()?;
-        Ok(Self {
-            before: Usage { system, tasks },
-        })
+        Ok(Self { system, tasks })
     }
 
-    /// To now. Tasks that have used less than 1 ms are left out.
+    /// To now. What has used less than 1 ms is left out, and so are tasks that have ended.
     ///
     /// # Errors
     ///
     /// `/proc` is not what it should be.
     pub fn stop(self) -> Result<Usage> {
         let system = busy()?;
-        let Usage {
-            system: system_before,
-            tasks: before,
-        } = self.before;
-        let tasks = tasks().into_iter().filter_map(|(name, time)| {
-            let old = before.get(&name).copied().unwrap_or_default();
-            let used = time.saturating_sub(old);
-            (used >= Duration::from_millis(1)).then_some((name, used))
-        });
         Ok(Usage {
-            system: system.saturating_sub(system_before),
-            tasks: tasks.collect(),
+            system: system.saturating_sub(self.system),
+            tasks: used(&self.tasks, tasks()),
         })
     }
 }
@@ -83,9 +77,31 @@ fn system(stat: &str) -> Result<Duration> {
     Ok(Duration::from_millis(busy * 1000 / USER_HZ))
 }
 
-/// Run time of every thread by name, those of the same name together.
-fn tasks() -> BTreeMap<String, Duration> {
+/// What tasks have used, those with the same name together.
+fn used(before: &Tasks, after: Tasks) -> BTreeMap<String, Duration> {
     let mut all: BTreeMap<String, Duration> = BTreeMap::new();
+    for (number, (name, time)) in after {
+        let old = before
+            .get(&number)
+            .map_or(Duration::ZERO, |(_, time)| *time);
+        *all.entry(kind(&name).to_owned()).or_default() += time.saturating_sub(old);
+    }
+    all.retain(|_, time| *time >= Duration::from_millis(1));
+    all
+}
+
+/// The name without what tells the tasks of a kind apart: their CPU, and of a worker its pool and
+/// what it did last.
+fn kind(name: &str) -> &str {
+    match name.split_once('/') {
+        Some((kind, rest)) if kind == "kworker" || rest.bytes().all(|b| b.is_ascii_digit()) => kind,
+        _ => name,
+    }
+}
+
+fn tasks() -> Tasks {
+    let mut all = Tasks::new();
+    let number = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
     let entries = |path: &str| {
         fs::read_dir(path)
             .into_iter()
@@ -94,8 +110,7 @@ fn tasks() -> BTreeMap<String, Duration> {
             .map(|entry| entry.path())
     };
     for process in entries("/proc") {
-        let number = process.file_name().and_then(|name| name.to_str());
-        if !number.is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit())) {
+        if number(&process).is_none() {
             continue;
         }
         for task in entries(&format!("{}/task", process.display())) {
@@ -104,8 +119,8 @@ fn tasks() -> BTreeMap<String, Duration> {
                 .ok()
                 .and_then(|text| text.split(' ').next()?.parse().ok())
                 .map(Duration::from_nanos);
-            if let (Ok(name), Some(time)) = (name, time) {
-                *all.entry(name.trim_end().to_owned()).or_default() += time;
+            if let (Some(number), Ok(name), Some(time)) = (number(&task), name, time) {
+                all.insert(number, (name.trim_end().to_owned(), time));
             }
         }
     }
@@ -124,9 +139,44 @@ mod tests {
     }
 
     #[test]
+    fn tasks_of_a_kind_count_together() {
+        let tasks = |list: &[(u32, &str, u64)]| -> Tasks {
+            list.iter()
+                .map(|&(number, name, ms)| (number, (name.to_owned(), Duration::from_millis(ms))))
+                .collect()
+        };
+        let before = tasks(&[
+            (1, "ksoftirqd/0", 100),
+            (2, "ksoftirqd/1", 50),
+            (3, "kworker/u8:1-events", 500),
+            (4, "stub_rx", 7),
+        ]);
+        let after = tasks(&[
+            (1, "ksoftirqd/0", 110),
+            (2, "ksoftirqd/1", 55),
+            // A worker is called after what it did last.
+            (3, "kworker/u8:1+sample_hcd", 520),
+            (4, "stub_rx", 7),
+            (5, "stub_rx", 3),
+            (6, "irq/24-xhci", 2),
+        ]);
+        let all: Vec<(String, u128)> = used(&before, after)
+            .into_iter()
+            .map(|(name, time)| (name, time.as_millis()))
+            .collect();
+        let expected = [
+            ("irq/24-xhci", 2),
+            ("ksoftirqd", 15),
+            ("kworker", 20),
+            ("stub_rx", 3),
+        ];
+        assert_eq!(all, expected.map(|(name, ms)| (name.to_owned(), ms)));
+    }
+
+    #[test]
     fn work_shows() {
         let meter = Meter::start().unwrap();
-        let accounted = !meter.before.tasks.is_empty();
+        let accounted = !meter.tasks.is_empty();
         let end = std::time::Instant::now() + Duration::from_millis(50);
         while std::time::Instant::now() < end {
             std::hint::spin_loop();
