@@ -14,7 +14,7 @@ use anyhow::{bail, ensure, Context, Result};
 use usbip_protocol::wire::HEADER_LEN;
 
 use crate::cpu::Usage;
-use crate::models::null::{IN, OUT};
+use crate::models::null;
 use crate::usbfs::{Device, Urb};
 
 /// One way to load the client.
@@ -156,13 +156,42 @@ pub fn find_null_device() -> Result<PathBuf> {
     bail!("no null device is plugged in")
 }
 
+/// Numbers of the bulk endpoints of a device that are measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoints {
+    /// The one that gives as much as is asked for.
+    pub incoming: u8,
+    /// The one that takes whatever is sent.
+    pub outgoing: u8,
+}
+
+impl Endpoints {
+    /// Those of the null device.
+    pub const NULL: Self = Self {
+        incoming: null::IN & 0xf,
+        outgoing: null::OUT,
+    };
+
+    fn address(self, case: &Case) -> u8 {
+        match case.incoming {
+            true => self.incoming | 0x80,
+            false => self.outgoing,
+        }
+    }
+}
+
 /// Keeps `case.depth` URBs in flight for `span`; returns how many finished.
 ///
 /// # Errors
 ///
 /// A URB fails or is short.
-pub fn run_usb(device: &mut Device, case: &Case, span: Duration) -> Result<u64> {
-    let endpoint = if case.incoming { IN } else { OUT };
+pub fn run_usb(
+    device: &mut Device,
+    endpoints: Endpoints,
+    case: &Case,
+    span: Duration,
+) -> Result<u64> {
+    let endpoint = endpoints.address(case);
     let end = Instant::now() + span;
     for _ in 0..case.depth {
         device.submit(Urb::bulk(endpoint, vec![0; case.size]))?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measures a USB/IP client through usbfs, against the null device of `usbip-bench-server`.
+//! Measures a USB device through usbfs: the null device of `usbip-bench-server`, or another one that
+//! has a source and a sink.
 //!
 //! For each case: round trips and bytes per second, and the CPU time all of it took, from the
 //! kernel's own accounting. `--loopback` measures the same traffic over bare loopback TCP, `--disk`
@@ -11,17 +12,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Result};
 use clap::Parser;
-use usbip_test_server::bench::{self, Case, Measured};
+use usbip_test_server::bench::{self, Case, Endpoints, Measured};
 use usbip_test_server::cpu::Meter;
 use usbip_test_server::disk::{self, Disk};
 use usbip_test_server::usbfs::Device;
 
-/// Benchmarks a USB/IP client.
+/// Measures a USB device.
 #[derive(Parser)]
 struct Arguments {
     /// The device's node; by default the first null device that is plugged in.
     #[arg(long)]
     node: Option<PathBuf>,
+    /// Number of the bulk IN endpoint that gives as much as is asked for.
+    #[arg(long = "in", default_value_t = Endpoints::NULL.incoming, value_parser = ENDPOINT)]
+    incoming: u8,
+    /// Number of the bulk OUT endpoint that takes whatever is sent.
+    #[arg(long = "out", default_value_t = Endpoints::NULL.outgoing, value_parser = ENDPOINT)]
+    outgoing: u8,
     /// Measure loopback TCP with the same message sizes instead of a device.
     #[arg(long, conflicts_with = "node")]
     loopback: bool,
@@ -45,6 +52,11 @@ struct Arguments {
     label: String,
 }
 
+const ENDPOINT: fn(&str) -> Result<u8> = |text| match text.parse()? {
+    number @ 1..=15 => Ok(number),
+    _ => bail!("no endpoint number"),
+};
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let all: &'static [Case] = match arguments.disk {
@@ -60,8 +72,8 @@ fn main() -> Result<()> {
     let mut target = match (&arguments.disk, &arguments.node) {
         (Some(disk), _) => Target::Disk(Disk::open(disk)?),
         _ if arguments.loopback => Target::Loopback,
-        (None, Some(node)) => Target::claimed(node)?,
-        (None, None) => Target::claimed(&bench::find_null_device()?)?,
+        (None, Some(node)) => Target::claimed(node, &arguments)?,
+        (None, None) => Target::claimed(&bench::find_null_device()?, &arguments)?,
     };
     if !arguments.json {
         println!("{}", Measured::TITLE);
@@ -88,21 +100,25 @@ fn main() -> Result<()> {
 
 /// What is measured.
 enum Target {
-    Usb(Device),
+    Usb(Device, Endpoints),
     Loopback,
     Disk(Disk),
 }
 
 impl Target {
-    fn claimed(node: &Path) -> Result<Self> {
+    fn claimed(node: &Path, arguments: &Arguments) -> Result<Self> {
         let device = Device::open(node)?;
         device.claim(0)?;
-        Ok(Self::Usb(device))
+        let endpoints = Endpoints {
+            incoming: arguments.incoming,
+            outgoing: arguments.outgoing,
+        };
+        Ok(Self::Usb(device, endpoints))
     }
 
     fn run(&mut self, case: &Case, span: Duration) -> Result<u64> {
         match self {
-            Self::Usb(device) => bench::run_usb(device, case, span),
+            Self::Usb(device, endpoints) => bench::run_usb(device, *endpoints, case, span),
             Self::Loopback => bench::run_loopback(case, span),
             Self::Disk(disk) => Ok(disk.run(case, span)?),
         }
