@@ -70,7 +70,7 @@ help:
 		echo '  test             run the test lanes (LANES="host stock-7.2 ...")'; \
 		echo '  demo             a USB disk over USB/IP in a guest'; \
 		echo '  shell            a guest with the modules loaded'; \
-		echo '  bench            C client against Rust client'; \
+		echo '  bench            C modules against Rust modules'; \
 	fi
 
 -include scripts/targets.mk

@@ -23,6 +23,6 @@ demo: prerequisites
 shell: prerequisites
 	@scripts/shell $(ARGS)
 
-# C client against Rust client in one guest
+# C modules against Rust modules in one guest
 bench: prerequisites
 	@scripts/bench $(ARGS)

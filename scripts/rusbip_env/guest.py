@@ -32,10 +32,12 @@ SLACK = {"7.2": 4, "7.3": 4, "uml-kasan": 3, "uml-lockdep": 2}
 @dataclasses.dataclass
 class Options:
     """What a guest is made of. `name` is its host name, `mem` in MiB (0: what suits the kernel),
-    `timeout` in seconds, `binds` as for chroot.command()."""
+    `accel` one of qemu.ACCELERATORS (empty: what works), `timeout` in seconds, `binds` as for
+    chroot.command()."""
     kernel: str
     cpus: int = 2
     mem: int = 0
+    accel: str = ""
     timeout: float = 300
     out: Path | None = None
     modules: Path | None = None

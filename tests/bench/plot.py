@@ -8,12 +8,12 @@ GOOD, BAD, NEUTRAL, MARK = "#009e73", "#d55e00", "#56b4e9", "#000000"
 
 SCRIPT = """set terminal svg size 1100,{height} dynamic enhanced font "sans,13" background "white"
 set output "{output}"
-set multiplot layout 1,2 title "Rust client against C client, {subtitle}" font "sans,15"
+set multiplot layout 1,2 title "Rust against C, {subtitle}" font "sans,15"
 set style fill solid 0.85
 set boxwidth 0.6
 set grid xtics lc rgb "#dddddd"
 set key off
-set lmargin 22
+set lmargin 28
 set rmargin 3
 """
 # Horizontal bars: x is the ratio, y counts the cases down from the top.
@@ -40,7 +40,8 @@ def panel(title, found):
     """One panel: bars, spread, targets, numbers."""
     found = [row for row in found if row.ratio is not None]
     most = max([1.2, *(max(row.high, row.metric.target or 0) for row in found)])
-    tics = ", ".join(f'"{report.title(row)}" {place}' for place, row in enumerate(found))
+    tics = ", ".join(f'"{row.kind}: {report.title(row.case)}" {place}'
+                     for place, row in enumerate(found))
     bars = [f"{place} {row.ratio:.4f} {colour(row)}" for place, row in enumerate(found)]
     spread = [f"{row.ratio:.4f} {place} {row.low:.4f} {row.high:.4f}"
               for place, row in enumerate(found)]

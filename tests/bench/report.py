@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0
 """Medians and ratios of the benchmark, as a table and for machines.
 
-A sample is one run of one case: an object that usbip-bench-client wrote, with "label" (c, rust or
-tcp), "kind" (null, disk or loopback) and "round" added or set by scripts/bench-guest.
+A sample is one run of one case: an object that usbip-bench-client wrote, with "client", "server",
+"device" (see plan) and "round" added by scripts/bench-guest.
 """
 
 import dataclasses
 import statistics
 
+from . import plan
+from .plan import BULK, SMALL
+
 # What one case is judged by, and against what: ratio of Rust to C.
 RATE, THROUGHPUT, CPU_URB, CPU_MIB = "urbs_per_s", "mib_per_s", "cpu_us_per_urb", "cpu_ms_per_mib"
-SMALL, BULK = 4096, 1 << 20
-SUBJECTS = ("c", "rust", "tcp")
+# The columns. "tcp": the same messages over bare loopback TCP; "direct": the device without USB/IP.
+SUBJECTS = {"c": "C", "rust": "Rust", "tcp": "TCP", "direct": "direct"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +33,13 @@ class Metric:
         return ratio >= self.target if self.higher else ratio <= self.target
 
 
-def metrics(kind, size, depth):
+def metrics(targets, size, depth):
     """The figures that matter for a case, the throughput first."""
-    null = kind == "null"
     if size <= SMALL:
-        least = {1: 1.2, 32: 2.0}.get(depth) if null else None
-        return (Metric(RATE, "1/s", 0, True, least),
-                Metric(CPU_URB, "µs CPU", 1, False, 0.7 if null else None))
-    return (Metric(THROUGHPUT, "MiB/s", 1, True, 1.5 if null else None),
-            Metric(CPU_MIB, "ms CPU/MiB", 2, False, 0.7 if null else None))
+        return (Metric(RATE, "1/s", 0, True, targets.rates.get(depth)),
+                Metric(CPU_URB, "µs CPU", 1, False, targets.cpu_per_urb))
+    return (Metric(THROUGHPUT, "MiB/s", 1, True, targets.throughput),
+            Metric(CPU_MIB, "ms CPU/MiB", 2, False, targets.cpu_per_mib))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Row:
     """One figure of one case: medians over the rounds, and the ratio Rust/C.
 
     ratio is the quotient of the medians; low and high are the least and the greatest quotient of
-    two neighbouring runs of a round, which show how far the machine's noise reaches."""
+    two runs of the same round, which show how far the machine's noise reaches."""
     kind: str
+    device: str
     case: str
     metric: Metric
     medians: dict
@@ -56,11 +58,12 @@ class Row:
     high: float | None
 
 
-def values(samples, kind, case, label, metric):
-    """Round → value of one figure."""
-    kind = "loopback" if label == "tcp" else kind
-    return {one["round"]: one[metric.name] for one in samples
-            if (one["kind"], one["case"], one["label"]) == (kind, case, label)}
+def chosen(samples, kind, device, case, subject):
+    """The samples of a case that a column is made of."""
+    ends = {"c": kind.c, "rust": kind.rust}.get(subject, plan.NEITHER)
+    wanted = (ends.client, ends.server, "tcp" if subject == "tcp" else device, case)
+    return [one for one in samples
+            if (one["client"], one["server"], one["device"], one["case"]) == wanted]
 
 
 def quotient(one, other):
@@ -68,21 +71,35 @@ def quotient(one, other):
     return one / other if one is not None and other else None
 
 
-def rows(samples):
-    """All figures, in the order in which the cases ran."""
-    seen = {(one["kind"], one["case"]): one for one in samples if one["kind"] != "loopback"}
+def rows(samples, kinds):
+    """All figures of some kinds, in the order in which the cases ran. What was not measured at
+    both ends of a comparison is left out."""
     found = []
-    for (kind, case), sample in seen.items():
-        for metric in metrics(kind, sample["size"], sample["depth"]):
-            per = {label: values(samples, kind, case, label, metric) for label in SUBJECTS}
-            medians = {label: statistics.median(rounds.values()) if rounds else None
-                       for label, rounds in per.items()}
-            pairs = [quotient(per["rust"].get(number), value)
-                     for number, value in per["c"].items()]
-            pairs = [one for one in pairs if one is not None]
-            found.append(Row(kind, case, metric, medians,
-                             quotient(medians["rust"], medians["c"]),
-                             min(pairs, default=None), max(pairs, default=None)))
+    for kind in (plan.KINDS[name] for name in kinds):
+        for device in kind.devices:
+            for case in plan.CASES[device]:
+                found += figures(samples, kind, device, case)
+    return found
+
+
+def figures(samples, kind, device, case):
+    """The rows of one case."""
+    per = {subject: chosen(samples, kind, device, case, subject) for subject in SUBJECTS}
+    if not per["c"] or not per["rust"]:
+        return []
+    size, depth = per["c"][0]["size"], per["c"][0]["depth"]
+    found = []
+    for metric in metrics(kind.targets, size, depth):
+        values = {subject: {one["round"]: one[metric.name] for one in some}
+                  for subject, some in per.items()}
+        medians = {subject: statistics.median(rounds.values()) if rounds else None
+                   for subject, rounds in values.items()}
+        pairs = [quotient(values["rust"].get(number), value)
+                 for number, value in values["c"].items()]
+        pairs = [one for one in pairs if one is not None]
+        found.append(Row(kind.name, device, case, metric, medians,
+                         quotient(medians["rust"], medians["c"]),
+                         min(pairs, default=None), max(pairs, default=None)))
     return found
 
 
@@ -90,15 +107,16 @@ NAMES = {"in": "IN", "out": "OUT", "read": "read", "write": "write", "64": "64 B
          "1m": "1 MiB"}
 
 
-def title(row):
+def title(case):
     """A case in words: "IN 64 B, depth 32"."""
-    what, size, *depth = row.case.split("-")
+    what, size, *depth = case.split("-")
     where = f", depth {depth[0][1:]}" if depth else ""
-    return f"{NAMES.get(what, what)} {NAMES.get(size, size)}{where}"
+    return f"{NAMES[what]} {NAMES[size]}{where}"
 
 
-HEADINGS = {"null": "Null server (answers at once)",
-            "disk": "QEMU's usb-storage through usbip-host"}
+def heading(kind, device):
+    """What is compared, in words."""
+    return f"{plan.KINDS[kind].heading}: {plan.DEVICES[device]}"
 
 
 def number(value, digits):
@@ -113,20 +131,20 @@ def line(row):
         target = f"{'≥' if metric.higher else '≤'} {metric.target:.1f}"
         verdict = {True: "reached", False: "MISSED", None: ""}[metric.reached(row.ratio)]
     spread = f"{number(row.low, 2)}–{number(row.high, 2)}"
-    figures = " ".join(f"{number(row.medians[one], metric.digits):>10}" for one in SUBJECTS)
-    return (f"{title(row):21} {metric.unit:10} {figures} {number(row.ratio, 2):>7}  {spread:11} "
-            f"{target:6} {verdict}").rstrip()
+    figure = " ".join(f"{number(row.medians[one], metric.digits):>9}" for one in SUBJECTS)
+    return (f"{title(row.case):20} {metric.unit:10} {figure} {number(row.ratio, 2):>6}  "
+            f"{spread:9} {target:5} {verdict}").rstrip()
 
 
 def table(found):
     """The whole table, as text."""
-    head = (f"{'':21} {'':10} {'C':>10} {'Rust':>10} {'TCP':>10} {'Rust/C':>7}  {'rounds':11} "
-            f"{'target':6}").rstrip()
-    lines, kind = [], None
+    head = (f"{'':20} {'':10} " + " ".join(f"{name:>9}" for name in SUBJECTS.values())
+            + f" {'Rust/C':>6}  {'rounds':9} target")
+    lines, section = [], None
     for row in found:
-        if row.kind != kind:
-            kind = row.kind
-            lines += [*([""] if lines else []), HEADINGS[kind], head]
+        if (row.kind, row.device) != section:
+            section = (row.kind, row.device)
+            lines += [*([""] if lines else []), heading(*section), head]
         lines.append(line(row))
     return "\n".join(lines)
 
@@ -137,10 +155,10 @@ def judged(found):
     return sum(one is True for one in verdicts), len(verdicts)
 
 
-def document(about, samples):
+def document(about, samples, kinds):
     """Everything, for machines."""
     return {"about": about, "samples": samples, "results": [
-        {"kind": row.kind, "case": row.case, "metric": row.metric.name, "medians": row.medians,
-         "ratio": row.ratio, "ratio_low": row.low, "ratio_high": row.high,
+        {"kind": row.kind, "device": row.device, "case": row.case, "metric": row.metric.name,
+         "medians": row.medians, "ratio": row.ratio, "ratio_low": row.low, "ratio_high": row.high,
          "higher_is_better": row.metric.higher, "target": row.metric.target,
-         "reached": row.metric.reached(row.ratio)} for row in rows(samples)]}
+         "reached": row.metric.reached(row.ratio)} for row in rows(samples, kinds)]}

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What is measured, and which measurements are compared.
+
+A measurement has a device and the two ends between which it is exported. A *kind* of comparison
+takes two pairs of ends: all C or with one end less in Rust, and the same with that end in Rust. As
+kinds share pairs of ends, each pair is set up once in a round.
+"""
+
+import dataclasses
+
+SMALL, BULK = 4096, 1 << 20
+
+# What usbip-bench-client does with each device: of CASES in tests/server/src/bench.rs and disk.rs.
+CASES = {
+    "null": ("in-64-d1", "in-64-d32", "out-64-d1", "out-64-d32", "in-4k-d1", "in-4k-d32",
+             "out-4k-d1", "out-4k-d32", "in-1m-d4", "out-1m-d4"),
+    "sample": ("in-4k-d1", "in-4k-d32", "out-4k-d1", "out-4k-d32", "in-1m-d4", "out-1m-d4"),
+    "disk": ("read-4k", "write-4k", "read-1m", "write-1m"),
+}
+ALL_CASES = tuple(dict.fromkeys(case for cases in CASES.values() for case in cases))
+# What a case runs before it is measured, in relation to its time (tests/server/src/bin).
+WARM_UP = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """Implementations, "c" or "rust"; "null" is a server in userspace. Both are "" for what goes
+    over no USB/IP at all."""
+    client: str
+    server: str
+
+    def __str__(self):
+        return f"{self.client} client, {self.server} server"
+
+
+# The device itself, used where it is plugged in; and bare loopback TCP, whose device is "tcp".
+NEITHER = Ends("", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """Ratios Rust / C to reach; None where there is none. `rates` is by depth, for small URBs."""
+    rates: dict = dataclasses.field(default_factory=dict)
+    throughput: float | None = None
+    cpu_per_urb: float | None = None
+    cpu_per_mib: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A comparison: `rust` against `c`, on each of the devices."""
+    name: str
+    heading: str
+    c: Ends
+    rust: Ends
+    devices: tuple
+    targets: Targets
+
+
+DEVICES = {"null": "null device that answers at once",
+           "sample": "source and sink that answer at once", "disk": "QEMU's usb-storage"}
+_KINDS = (
+    Kind("null", "Clients, with a server in userspace", Ends("c", "null"), Ends("rust", "null"),
+         ("null",), Targets({1: 1.2, 32: 2.0}, 1.5, 0.7, 0.7)),
+    Kind("disk", "Clients, with the C server", Ends("c", "c"), Ends("rust", "c"), ("disk",),
+         Targets()),
+    Kind("host", "Servers, with the Rust client", Ends("rust", "c"), Ends("rust", "rust"),
+         ("sample", "disk"), Targets({1: 1.3, 32: 2.0}, 1.5)),
+    Kind("pair", "Both ends", Ends("c", "c"), Ends("rust", "rust"), ("sample", "disk"),
+         Targets({1: 1.3, 32: 2.0}, 1.5, None, 0.7)),
+)
+KINDS = {kind.name: kind for kind in _KINDS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Cases of one device between two ends."""
+    ends: Ends
+    device: str
+    cases: tuple
+
+
+def steps(kinds, chosen=()):
+    """What one round measures for some kinds, in order; of the cases only the chosen ones, if any
+    are."""
+    devices = tuple(dict.fromkeys(device for name in kinds for device in KINDS[name].devices))
+
+    def step(ends, device, cases):
+        cases = tuple(case for case in cases if not chosen or case in chosen)
+        return [Step(ends, device, cases)] if cases else []
+
+    pairs = {}
+    for name in KINDS:
+        if name in kinds:
+            for ends in (KINDS[name].c, KINDS[name].rust):
+                pairs.setdefault(ends, []).extend(KINDS[name].devices)
+    # What has both ends in Rust comes last and what has none first: A B C A B C ….
+    order = sorted(pairs, key=lambda ends: (ends.server != "null", str(ends)))
+    urbs = [case for case in ALL_CASES if any(case in CASES[device] for device in devices
+                                              if device != "disk")]
+    found = step(NEITHER, "tcp", urbs)
+    # The null device is nowhere plugged in.
+    for device in devices:
+        if device != "null":
+            found += step(NEITHER, device, CASES[device])
+    for ends in order:
+        for device in dict.fromkeys(pairs[ends]):
+            found += step(ends, device, CASES[device])
+    return found

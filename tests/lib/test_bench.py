@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The benchmark: what is measured for a comparison, and what is made of it."""
+
+import pytest
+
+from bench import plan, plot, profile, report
+
+CC, RC, RR = plan.Ends("c", "c"), plan.Ends("rust", "c"), plan.Ends("rust", "rust")
+
+
+def sample(ends, device, case, number, rate, cpu=100.0):
+    """As bench-guest writes it; what is not given follows."""
+    _, size, *depth = case.split("-")
+    size = {"64": 64, "4k": 4096, "1m": 1 << 20}[size]
+    return {"client": ends.client, "server": ends.server, "device": device, "case": case,
+            "round": number, "size": size, "depth": int(depth[0][1:]) if depth else 1,
+            "urbs": 10, "urbs_per_s": rate, "mib_per_s": rate * size / (1 << 20),
+            "cpu_us_per_urb": cpu, "cpu_ms_per_mib": cpu / 1e3 * (1 << 20) / size,
+            "tasks_ns": {"stub_rx": 400_000, "vhci_rx": 300_000}}
+
+
+def row(found, case, metric, device="sample"):
+    return next(one for one in found
+                if (one.device, one.case, one.metric.name) == (device, case, metric))
+
+
+def test_every_pair_of_ends_is_set_up_once():
+    steps = plan.steps(plan.KINDS)
+    assert len(steps) == len(set(steps))
+    pairs = list(dict.fromkeys(step.ends for step in steps))
+    # Those that are compared take turns, nothing is set up twice in a round.
+    assert [str(pair) for pair in pairs if pair != plan.NEITHER] == [
+        "c client, null server", "rust client, null server", "c client, c server",
+        "rust client, c server", "rust client, rust server"]
+    # The null device is nowhere plugged in.
+    assert {step.device for step in steps if step.ends == plan.NEITHER} == {
+        "tcp", "sample", "disk"}
+    order = [step.ends for step in steps]
+    assert order == sorted(order, key=pairs.index)
+
+
+@pytest.mark.parametrize("name", plan.KINDS)
+def test_a_kind_measures_what_it_compares_and_no_more(name):
+    kind = plan.KINDS[name]
+    steps = plan.steps([name])
+    assert {step.ends for step in steps} == {plan.NEITHER, kind.c, kind.rust}
+    for ends in (kind.c, kind.rust):
+        assert {step.device: step.cases for step in steps if step.ends == ends} == {
+            device: plan.CASES[device] for device in kind.devices}
+
+
+def test_only_chosen_cases():
+    assert plan.steps(["pair"], ["read-1m"]) == [
+        plan.Step(ends, "disk", ("read-1m",)) for ends in (plan.NEITHER, CC, RR)]
+    assert plan.steps(["null"], ["read-1m"]) == []
+
+
+def test_kinds_take_their_columns_from_the_right_ends():
+    case, rates = "in-4k-d1", {CC: 100.0, RC: 200.0, RR: 500.0, plan.NEITHER: 1000.0}
+    samples = [sample(ends, "sample", case, 1, rate) for ends, rate in rates.items()]
+    samples.append(sample(plan.NEITHER, "tcp", case, 1, 900.0))
+    found = report.rows(samples, plan.KINDS)
+    assert {one.kind for one in found} == {"host", "pair"}
+    pairs = {one.kind: one for one in found if one.metric.name == report.RATE}
+    assert pairs["host"].medians == {"c": 200, "rust": 500, "tcp": 900, "direct": 1000}
+    assert pairs["pair"].medians == {"c": 100, "rust": 500, "tcp": 900, "direct": 1000}
+    assert (pairs["host"].ratio, pairs["pair"].ratio) == (2.5, 5)
+
+
+def test_medians_and_spread():
+    rates = {CC: (100.0, 200.0, 400.0), RR: (150.0, 500.0, 480.0)}
+    samples = [sample(ends, "sample", "out-4k-d32", number, rate)
+               for ends, some in rates.items() for number, rate in enumerate(some)]
+    found = row(report.rows(samples, ["pair"]), "out-4k-d32", report.RATE)
+    assert found.medians["c"] == 200 and found.medians["rust"] == 480
+    assert (found.ratio, found.low, found.high) == (2.4, 1.2, 2.5)
+
+
+def test_a_case_that_one_side_lacks_is_left_out():
+    samples = [sample(CC, "sample", "in-1m-d4", 1, 10.0), sample(RR, "disk", "read-1m", 1, 10.0)]
+    assert report.rows(samples, plan.KINDS) == []
+
+
+@pytest.mark.parametrize("kind, device, case, targets", [
+    ("null", "null", "in-64-d1", (1.2, 0.7)), ("null", "null", "out-1m-d4", (1.5, 0.7)),
+    ("disk", "disk", "read-1m", (None, None)),
+    ("host", "sample", "in-4k-d1", (1.3, None)), ("host", "sample", "in-4k-d32", (2.0, None)),
+    ("host", "sample", "in-1m-d4", (1.5, None)), ("host", "disk", "write-1m", (1.5, None)),
+    ("pair", "sample", "out-4k-d1", (1.3, None)), ("pair", "sample", "out-4k-d32", (2.0, None)),
+    ("pair", "sample", "out-1m-d4", (1.5, 0.7)), ("pair", "disk", "read-1m", (1.5, 0.7)),
+])
+def test_targets(kind, device, case, targets):
+    samples = [sample(ends, device, case, 1, 10.0)
+               for ends in (plan.KINDS[kind].c, plan.KINDS[kind].rust)]
+    found = report.rows(samples, [kind])
+    assert tuple(one.metric.target for one in found) == targets
+
+
+def test_what_reaches_a_target():
+    samples = [sample(CC, "sample", "in-1m-d4", 1, 100.0, 1000.0),
+               sample(RR, "sample", "in-1m-d4", 1, 150.0, 710.0)]
+    found = report.rows(samples, ["pair"])
+    assert [one.metric.reached(one.ratio) for one in found] == [True, False]
+    assert report.judged(found) == (1, 2)
+    text = report.table(found)
+    assert "1.50  1.50–1.50 ≥ 1.5 reached" in text and "0.71  0.71–0.71 ≤ 0.7 MISSED" in text
+
+
+def test_a_clock_that_shows_nothing_is_no_ratio():
+    samples = [sample(ends, "sample", "in-1m-d4", 1, 100.0, 0.0) for ends in (CC, RR)]
+    found = row(report.rows(samples, ["pair"]), "in-1m-d4", report.CPU_MIB)
+    assert (found.ratio, found.metric.reached(found.ratio)) == (None, None)
+    assert "pair: IN 1 MiB" in plot.script(report.rows(samples, ["pair"]), "", "out.svg")
+
+
+def test_profile():
+    samples = [sample(RR, "sample", "in-4k-d1", number, 10.0, 80.0) for number in (1, 2)]
+    assert profile.table(samples).splitlines()[-1] == (
+        "  rust + rust     80: stub_rx 40, vhci_rx 30, no task 10")
