@@ -29,7 +29,7 @@ def command(request):
     return reply["return"]
 
 
-def qmp(name, **arguments):
+def qmp(name, /, **arguments):
     """A QMP command, e.g. qmp("send-key", keys=[{"type": "qcode", "data": "a"}])."""
     return command({"execute": name, "arguments": arguments})
 
