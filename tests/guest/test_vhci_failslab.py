@@ -1,49 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Allocations that fail: each one of an attach, and those of the threads of a connection.
-
-`fail-nth` makes the n-th allocation of one task fail, so every place is reached, one after the
-other, without chance.
-"""
+"""Allocations that fail: each one of an attach, and those of the threads of a connection."""
 
 import errno
 import os
-from pathlib import Path
 
 import pytest
 
+import failslab
 import vhci
 import vhci_usbfs as usbfs
+from failslab import Failing, thread
 from vhci_device import FakeDevice
 from vhci_peer import Peer
 from vhci_session import DEVID
 
 pytest_plugins = ("vhci_fixtures",)
-
 pytestmark = pytest.mark.lanes("uml-kasan")
 
-FAILSLAB = Path("/sys/kernel/debug/failslab")
 
-
-@pytest.fixture(autouse=True)
-def failslab():
-    """Allocations that may wait fail as well; no report for each."""
-    for name, value in (("ignore-gfp-wait", "N"), ("verbose", "0")):
-        (FAILSLAB / name).write_text(value)
-
-
-class Failing:
-    """Makes the n-th allocation of a task fail from here on."""
-
-    def __init__(self, nth: int, task: str = "thread-self"):
-        self.fd = os.open(f"/proc/{task}/fail-nth", os.O_RDWR)
-        os.pwrite(self.fd, str(nth).encode(), 0)
-
-    def end(self) -> bool:
-        """Returns whether it came to that."""
-        left = int(os.pread(self.fd, 16, 0))
-        os.pwrite(self.fd, b"0", 0)
-        os.close(self.fd)
-        return left == 0
+@pytest.fixture(scope="module", autouse=True)
+def on():
+    """Allocations fail when they are told to."""
+    failslab.switch_on()
 
 
 def test_each_allocation_of_an_attach():
@@ -81,20 +59,6 @@ def test_each_allocation_of_an_attach():
         os.close(attach)
     assert len(errors) >= 5, "the allocations of an attach were not reached"
     assert errno.ENOMEM in errors
-
-
-def is_named(comm: Path, name: str) -> bool:
-    try:
-        return comm.read_text() == f"{name}\n"
-    except OSError:
-        return False  # it has just ended
-
-
-def thread(name: str) -> str:
-    """The process number of the only kernel thread of that name."""
-    [found] = [comm.parent.name for comm in Path("/proc").glob("[0-9]*/comm")
-               if is_named(comm, name)]
-    return found
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])

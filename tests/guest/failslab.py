@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Makes allocations fail, one after the other, without chance: `fail-nth` of one task."""
+
+import contextlib
+import os
+from pathlib import Path
+
+FAILSLAB = Path("/sys/kernel/debug/failslab")
+# More than any task allocates in a test.
+NEVER = 1 << 20
+
+
+def switch_on():
+    """Allocations that may wait fail as well; no report for each."""
+    for name, value in (("ignore-gfp-wait", "N"), ("verbose", "0")):
+        (FAILSLAB / name).write_text(value)
+
+
+@contextlib.contextmanager
+def sparing(function: str):
+    """No allocation below this function of the kernel fails, because the kernel complains of it."""
+    symbols = sorted(tuple(line.split()[:3:2]) for line in
+                     Path("/proc/kallsyms").read_text().splitlines())
+    at = next(number for number, (_, name) in enumerate(symbols) if name == function)
+    end = next(address for address, _ in symbols[at:] if address != symbols[at][0])
+    for name, value in (("reject-start", symbols[at][0]), ("reject-end", end)):
+        (FAILSLAB / name).write_text(f"0x{value}")
+    try:
+        yield
+    finally:
+        for name in ("reject-end", "reject-start"):
+            (FAILSLAB / name).write_text("0")
+
+
+class Failing:
+    """Makes the n-th allocation of a task fail from here on."""
+
+    def __init__(self, nth: int, task: str = "thread-self"):
+        self.fd = os.open(f"/proc/{task}/fail-nth", os.O_RDWR)
+        os.pwrite(self.fd, str(nth).encode(), 0)
+
+    def left(self) -> int:
+        """How many allocations there are until then; 0 if it came to that."""
+        left = int(os.pread(self.fd, 16, 0))
+        os.pwrite(self.fd, b"0", 0)
+        os.close(self.fd)
+        return left
+
+    def end(self) -> bool:
+        """Returns whether it came to that."""
+        return self.left() == 0
+
+
+def thread(name: str) -> str:
+    """The process number of the only kernel thread of that name."""
+    [found] = [comm.parent.name for comm in Path("/proc").glob("[0-9]*/comm")
+               if is_named(comm, name)]
+    return found
+
+
+def is_named(comm: Path, name: str) -> bool:
+    """Whether this is the name of a task."""
+    try:
+        return comm.read_text() == f"{name}\n"
+    except OSError:
+        return False  # it has just ended
