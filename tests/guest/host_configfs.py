@@ -17,8 +17,8 @@ CONFIGFS = Path("/sys/kernel/config")
 class Gadget:
     """A gadget with one configuration for each list of functions.
 
-    `functions` are names as configfs has them, e.g. "mass_storage.0"; `setup` gets the folder of each
-    before it is linked.
+    Functions have the names that configfs has for them, e.g. "mass_storage.0"; `setup` gets the
+    folder of each before it is linked.
     """
 
     def __init__(self, *configurations: list, vendor: int = 0x1209, product: int = 0x0001,

@@ -196,6 +196,12 @@ def test_s123_length_of_a_control_request(link, length, announced):
     refused(link, seqnum, SENSELESS)
 
 
+def test_largest_control_request(link):
+    """All that a setup packet can ask for."""
+    seqnum = link.submit_control(setup(VENDOR_IN, SOURCE, 0xFFFF, 0, 0xFFFF))
+    assert link.reply(seqnum).data == pattern(0xFFFF)
+
+
 @beyond_c
 def test_direction_of_a_control_request(link):
     """So do the directions, where there is data."""
