@@ -20,7 +20,7 @@ set rmargin 3
 PANEL = """set title "{title}"
 set xlabel "Rust / C"
 set xrange [0:{most}]
-set yrange [-0.7:{last}.7] reverse
+set yrange [{last}.7:-0.7]
 set ytics ({tics}) scale 0
 set arrow 1 from 1,graph 0 to 1,graph 1 nohead lc rgb "{mark}" dt 2
 plot $bars using (0):1:(0):2:($1-0.32):($1+0.32):3 with boxxyerror lc rgb variable, \\
