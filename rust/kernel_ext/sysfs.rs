@@ -57,7 +57,10 @@ impl Page<'_> {
 impl fmt::Write for Page<'_> {
     fn write_str(&mut self, s: &str) -> fmt::Result {
         let fits = s.len().min(self.room());
-        let to = self.buf.get_mut(self.len..).and_then(|to| to.get_mut(..fits));
+        let to = self
+            .buf
+            .get_mut(self.len..)
+            .and_then(|to| to.get_mut(..fits));
         if let (Some(to), Some(from)) = (to, s.as_bytes().get(..fits)) {
             to.copy_from_slice(from);
         }
