@@ -2,7 +2,7 @@
 """Lane selection and the fixtures every guest test may use.
 
 A test runs in every guest lane unless it says `@pytest.mark.lanes("stock", "uml-kasan", …)`:
-names of lanes, or of the groups "stock" and "uml".
+names of lanes, or of the groups "stock", "uml" and "pair". The pair lanes run test_pair_* only.
 """
 
 import os

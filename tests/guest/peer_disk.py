@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Files on a disk: written, looked at, and the checksum of the whole, on either machine."""
+"""What is written to a disk and read from it, by files and by blocks, and the checksum of that on
+either machine."""
 
+import contextlib
 import hashlib
+import mmap
+import os
 import random
 import subprocess
+import threading
 from pathlib import Path
 
 import vhci
 from peer_stock import run
 
 MIB = 1 << 20
-# Where the files end up on a fresh FAT file system.
-AREA_MIB = 8
+# Where the files end up on a fresh FAT file system; beyond this nothing is in use.
+AREA = 8 * MIB
 CONTENT = {f"{size}.bin": random.Random(size).randbytes(size)
            for size in (0, 1, 511, 4096, 65537, 2 * MIB + 17)}
 # Name → checksum of each.
@@ -39,19 +44,31 @@ def mounted(node: str, folder: Path, look, *options: str):
         run("umount", str(folder))
 
 
-def checksum(node: str) -> str:
-    """Of the file system on a disk, past all caches."""
+def write(node: str, offset: int, data: bytes):
+    """Writes to a disk, and returns when it is there."""
+    fd = os.open(node, os.O_WRONLY)
+    try:
+        assert os.pwrite(fd, data, offset) == len(data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def checksum(node: str, offset: int = 0, length: int = AREA) -> str:
+    """Of a part of a disk, past all caches; that of the file system unless told otherwise."""
     digest = hashlib.sha256()
     subprocess.run(["blockdev", "--flushbufs", node], check=True)
     with open(node, "rb") as disk:
-        for _ in range(AREA_MIB):
-            digest.update(disk.read(MIB))
+        disk.seek(offset)
+        for left in range(length, 0, -MIB):
+            digest.update(disk.read(min(left, MIB)))
     return digest.hexdigest()
 
 
-def local_checksum(number: str) -> str:
+def local_checksum(number: str, *part: int) -> str:
     """The same of the disk with this bus id, on the machine that it is plugged into."""
-    return checksum(vhci.wait_for(lambda: local_disk(number), "the disk itself", vhci.ENUMERATION))
+    node = vhci.wait_for(lambda: local_disk(number), "the disk itself", vhci.ENUMERATION)
+    return checksum(node, *part)
 
 
 def local_disk(number: str):
@@ -60,3 +77,39 @@ def local_disk(number: str):
         if f"/{number}/" in str(block.resolve()) and int((block / "size").read_text()):
             return f"/dev/{block.name}"
     return None
+
+
+class Traffic:
+    """Reads from a disk over and over, past all caches, until that fails or the context ends."""
+
+    BLOCK = 1 << 16
+
+    def __init__(self, node: str):
+        self.reads, self.stop = 0, False
+        self.fd = os.open(node, os.O_RDONLY | os.O_DIRECT)
+        self.thread = threading.Thread(target=self._read)
+
+    def _read(self):
+        buffer = mmap.mmap(-1, self.BLOCK)  # aligned, as O_DIRECT wants it
+        with contextlib.suppress(OSError):
+            while not self.stop and os.preadv(self.fd, [buffer], 0) == self.BLOCK:
+                self.reads += 1
+
+    def __enter__(self):
+        self.thread.start()
+        self.wait_flowing()
+        return self
+
+    def __exit__(self, *exception):
+        self.stop = True
+        self.thread.join()
+        os.close(self.fd)
+
+    def wait_flowing(self):
+        """Wait until some more reads have succeeded."""
+        enough = self.reads + 3
+        vhci.wait_for(lambda: self.reads >= enough, "data from the disk", vhci.ENUMERATION)
+
+    def wait_over(self, timeout: float = vhci.TEARDOWN):
+        """Wait until a read has failed."""
+        vhci.wait_for(lambda: not self.thread.is_alive(), "reading to fail", timeout)

@@ -95,9 +95,9 @@ class Port:
     line: str
 
 
+LINE = r"^(hs|ss)  (\d{4}) (\d{3}) (\d{3}) ([0-9a-f]{8}) (\d{6}%s) (\S+)$"
 # The C driver shows a socket that is going down as 4294967295.
-LINE = re.compile(r"^(hs|ss)  (\d{4}) (\d{3}) (\d{3}) ([0-9a-f]{8}) (\d{6}%s) (\S+)$"
-                  % ("|4294967295" if CLIENT == "c" else ""))
+LINES = {"rust": re.compile(LINE % ""), "c": re.compile(LINE % "|4294967295")}
 HEADER = "hub port sta spd dev      sockfd local_busid"
 
 
@@ -122,7 +122,7 @@ def status_files() -> list:
 
 def parse_line(line: str) -> Port:
     """One port line of a status file; it must match the format exactly."""
-    match = LINE.match(line)
+    match = LINES[CLIENT].match(line)
     assert match, f"malformed status line {line!r}"
     hub, number, state, speed, devid, sockfd, busid = match.groups()
     return Port(hub, int(number), int(state), int(speed), int(devid, 16), int(sockfd), busid, line)
@@ -313,6 +313,15 @@ def load(*parameters: str):
     wait_for(lambda: (VHCI / "status").exists(), "the status file")
     wait_for(lambda: all(len(list(d.glob("usb[0-9]*"))) == 2 for d in PLATFORM.glob("vhci_hcd.*")),
              "the root hubs")
+
+
+def use(client: str):
+    """Load an implementation of the client, in place of the one that is loaded."""
+    global CLIENT
+    if client != CLIENT:
+        unload()
+        CLIENT = client
+    load()
 
 
 def unload():

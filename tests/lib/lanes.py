@@ -5,24 +5,32 @@ import json
 import shlex
 import shutil
 
-from rusbip_env import cache, guest, kernels, modules, programs, root, tools, uml
+from rusbip_env import cache, guest, kernels, modules, pair, programs, root, tools, uml
 from rusbip_env.run import Failure
 
 from . import host, oracle
 from .results import FAILED, PASSED, Result, from_progress
 
-KERNEL = {"uml-kasan": "uml-kasan", "uml-lockdep": "uml-lockdep",
-          "stock-7.2": "7.2", "stock-7.3": "7.3"}
-LANES = ("host", *KERNEL)
+# The kernel of a lane's guest; of a pair the client's and the server's.
+KERNELS = {"uml-kasan": ("uml-kasan",), "uml-lockdep": ("uml-lockdep",),
+           "stock-7.2": ("7.2",), "stock-7.3": ("7.3",), "pair": ("7.2", "7.3"),
+           "pair-7.3-7.2": ("7.3", "7.2"), "pair-7.2-7.2": ("7.2", "7.2"),
+           "pair-7.3-7.3": ("7.3", "7.3")}
+ALL = ("host", *KERNELS)
+# What is run when nothing is named. One pair has each kernel at one end.
+LANES = ("host", "uml-kasan", "uml-lockdep", "stock-7.2", "stock-7.3", "pair")
 # Seconds until a guest counts as stuck: about three times what a lane takes on two processors. All
 # of them still fit into the time that continuous integration has.
-TIMEOUT = {"uml-kasan": 1800, "uml-lockdep": 1800, "stock-7.2": 1800, "stock-7.3": 1800}
+TIMEOUT = {"uml": 1800, "stock": 1800, "pair": 900}
+PYTEST = ("python3", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short", "-ra",
+          "-p", "lib.progress", "--junitxml=/out/junit.xml")
+LANE_END = "python3 /rusbip/tests/lib/lane_end.py"
 
 
 def run(lane, options):
     """Runs one lane and returns its results; a lane that could not run is a failed result."""
     try:
-        return host.run(options) if lane == "host" else run_guest(lane, options)
+        return host.run(options) if lane == "host" else run_guests(lane, options)
     except Failure as failure:
         return [Result("the lane runs", FAILED, str(failure))]
 
@@ -39,39 +47,42 @@ def prepare(kernel):
         kernels.prepare_tree(kernel)
 
 
-def run_guest(lane, options):
+def run_guests(lane, options):
     """Builds the modules, boots, runs pytest on tests/guest, judges."""
-    kernel = KERNEL[lane]
-    prepare(kernel)
-    results = []
-    if options.source or (cache.REPO / "Kbuild").exists():
-        folder, log = modules.build(kernel, options.source)
-        results.append(build_result(log))
-    else:
-        folder = None
-        results.append(Result("the modules build", FAILED, "there is no Kbuild"))
+    results, guests = [], []
     out = cache.CACHE / "out" / f"lane-{lane}"
+    for kernel in KERNELS[lane]:
+        prepare(kernel)
+        folder, result = build(kernel, options)
+        results.append(result)
+        guests.append(guest.Options(
+            kernel, timeout=options.timeout or TIMEOUT[lane.split("-")[0]], out=out,
+            modules=folder, programs=programs.build(), env={
+                "RUSBIP_LANE": lane, "PYTHONPATH": "/rusbip/tests:/usr/local/lib/rusbip/python",
+                "RUSBIP_PROGRESS": "/out/progress.jsonl"} | options.variables))
+    # Only a shell knows which files of the guest match.
+    files = "test_pair_*.py" if lane.startswith("pair") else "."
+    command = (f"cd /rusbip/tests/guest && {shlex.join([*PYTEST, *options.pytest])} {files}; "
+               f"status=$?\n{LANE_END} && exit $status")
     with cache.lock(f"lane-{lane}", lambda: print(f"{lane}: waiting for another run")):
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        pytest = ["python3", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short", "-ra",
-                  "-p", "lib.progress", "--junitxml=/out/junit.xml", *options.pytest, "."]
-        status = guest.run(
-            f"cd /rusbip/tests/guest && {shlex.join(pytest)}; status=$?\n"
-            "python3 /rusbip/tests/lib/lane_end.py && exit $status",
-            guest.Options(kernel, timeout=options.timeout or TIMEOUT[lane], out=out,
-                          modules=folder, programs=programs.build(), env={
-                              "RUSBIP_LANE": lane, "PYTHONPATH": "/rusbip/tests:/usr/local/lib/rusbip/python",
-                              "RUSBIP_PROGRESS": "/out/progress.jsonl"} | options.variables))
-        return results + judge(lane, out, status)
+        if len(guests) == 1:
+            return results + judge(lane, out, guest.run(command, *guests))
+        status, end = pair.run(command, *guests, at_end=LANE_END)
+        return results + judge(lane, out, status) + judge_server(lane, out / pair.SERVER, end)
 
 
-def build_result(log):
-    """A build that warns has failed, as it would for a reviewer."""
+def build(kernel, options):
+    """The folder of the modules, None if there is nothing to build; and what to say of it."""
+    if not options.source and not (cache.REPO / "Kbuild").exists():
+        return None, Result("the modules build", FAILED, "there is no Kbuild")
+    folder, log = modules.build(kernel, options.source)
     text = log.read_text(errors="replace")
+    # As it would for a reviewer, a build that warns has failed.
     warnings = [line for line in text.splitlines() if "warning:" in line.lower()]
-    return Result("the modules build without a warning", FAILED if warnings else PASSED,
-                  "\n".join(warnings[:20]))
+    return folder, Result(f"the modules for {kernel} build without a warning",
+                          FAILED if warnings else PASSED, "\n".join(warnings[:20]))
 
 
 def judge(lane, out, status):
@@ -82,13 +93,25 @@ def judge(lane, out, status):
         results.append(Result("the guest comes to its end", FAILED, f"status {status}, see {out}"))
     elif status == 1 and not any(one.outcome == FAILED for one in results):
         results.append(Result("pytest", FAILED, f"it says 1, no test failed; see {out}"))
+    return results + judge_guest(lane, out, "guest")
+
+
+def judge_server(lane, out, status):
+    """The other guest of a pair: it served until the client had gone, and nothing is wrong."""
+    return [Result("the server guest comes to its end", FAILED if status else PASSED,
+                   f"status {status}, see {out}"), *judge_guest(lane, out, "server guest")]
+
+
+def judge_guest(lane, out, name):
+    """The kernel log of a guest and what tests/lib/lane_end.py saw there."""
     log = out / "dmesg"
     bad = ([str(one) for one in oracle.findings(log.read_text(errors="replace"), lane)]
            if log.exists() else ["there is no kernel log"])
-    results.append(Result("the kernel log is clean", FAILED if bad else PASSED, "\n\n".join(bad)))
+    results = [Result(f"the kernel log of the {name} is clean", FAILED if bad else PASSED,
+                      "\n\n".join(bad))]
     state = out / "lane.json"
     bad = (oracle.end_findings(json.loads(state.read_text()), lane) if state.exists()
            else ["the check at the end did not run"])
-    results.append(Result("nothing is left behind, all checkers are on",
+    results.append(Result(f"nothing is left behind in the {name}, all checkers are on",
                           FAILED if bad else PASSED, "\n".join(bad)))
     return results

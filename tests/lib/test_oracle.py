@@ -137,3 +137,9 @@ def test_stock_taint_is_exact():
     assert oracle.end_findings(end(taint=12288, debug_locks=None), "stock-7.3") == []
     assert len(oracle.end_findings(end(taint=12288 | 512), "stock-7.3")) == 1
     assert len(oracle.end_findings(end(taint=0), "stock-7.2")) == 1
+
+
+def test_a_guest_of_a_pair_may_have_only_modules_of_the_kernel():
+    for lane in ("pair", "pair-7.3-7.2"):
+        for taint, bad in ((0, 0), (12288, 0), (512, 1), (12288 | 512, 1)):
+            assert len(oracle.end_findings(end(taint=taint, debug_locks=None), lane)) == bad
