@@ -3,6 +3,7 @@
 
 A test runs in every guest lane unless it says `@pytest.mark.lanes("stock", "uml-kasan", …)`:
 names of lanes, or of the groups "stock", "uml" and "pair". The pair lanes run test_pair_* only.
+RUSBIP_PART=1/2 leaves the first, third, … of the lane's tests.
 """
 
 import os
@@ -16,6 +17,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from lib import guestlib, monitor  # noqa: E402  (the path above makes them importable)
 
 LANE = os.environ.get("RUSBIP_LANE", "")
+PART, PARTS = map(int, (os.environ.get("RUSBIP_PART") or "1/1").split("/"))
 
 
 def pytest_configure(config):
@@ -23,14 +25,14 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Drops the tests of other lanes, without counting them as skipped."""
+    """Drops the tests of other lanes and parts, without counting them as skipped."""
     def belongs(item):
         marks = [name for mark in item.iter_markers("lanes") for name in mark.args]
         return not LANE or not marks or LANE in marks or LANE.split("-")[0] in marks
-    other = [item for item in items if not belongs(item)]
-    if other:
-        config.hook.pytest_deselected(items=other)
-        items[:] = [item for item in items if belongs(item)]
+    chosen = [item for item in items if belongs(item)][PART - 1::PARTS]
+    if other := set(items) - set(chosen):
+        config.hook.pytest_deselected(items=list(other))
+        items[:] = chosen
 
 
 @pytest.fixture(scope="session")

@@ -205,7 +205,7 @@ def test_s31_detach_by_range(plug):
 
 
 def test_s33_detach_twice(plug):
-    for _ in range(5):
+    for _ in range(vhci.times(5)):
         session = plug(FakeDevice())
         vhci.detach(session.port)
         assert refused(DETACH, f"{session.port}") in (None, "EINVAL")
@@ -234,7 +234,7 @@ def test_s33_detach_from_many(plug):
 def test_s34_reattach_at_once(plug):
     """As soon as a port takes a new connection, nothing of the old device appears on it."""
     number = vhci.hs()
-    for turn in range(10):
+    for turn in range(vhci.times(10)):
         devid = 0x10000 + turn
         device = FakeDevice(strings=("Test maker", f"turn {turn}", f"{turn:04}"))
         kernel, ours = vhci.stream_pair()
@@ -281,6 +281,7 @@ def test_attach_two_at_once(plug):
             sock.close()
 
 
+@pytest.mark.lanes("uml", "stock-7.2")
 def test_attach_all_ports():
     """Every port of the first controller at the same time."""
     count = 2 * vhci.hub_ports()

@@ -172,7 +172,7 @@ def test_s15_sysfs_during_load():
     for worker in workers:
         worker.start()
     try:
-        for _ in range(5):
+        for _ in range(vhci.times(5)):
             vhci.unload()
             vhci.load("nr_hcs=2")
     finally:

@@ -15,20 +15,21 @@ pytest_plugins = ("vhci_fixtures",)
 pytestmark = pytest.mark.skipif(vhci.CLIENT == "c", reason="parameters of this project")
 
 
-@pytest.fixture
-def reload():
-    """reload("nr_hcs=2", …): the client with these parameters; afterwards as it was."""
-    def load(*parameters: str):
-        vhci.unload()
-        vhci.load(*parameters)
+@pytest.fixture(scope="module", autouse=True)
+def as_before(client):
+    """After these tests the client is as it was. Once, as the default of 8 controllers takes long."""
+    yield
+    reload()
 
-    yield load
+
+def reload(*parameters: str):
+    """The client with these parameters."""
     vhci.unload()
-    vhci.load()
+    vhci.load(*parameters)
 
 
 @pytest.mark.parametrize("controllers, ports", [(1, 1), (2, 3)])
-def test_geometry(reload, plug, controllers, ports):
+def test_geometry(plug, controllers, ports):
     """Files and numbers follow the parameters, and the tools follow the files."""
     reload(f"nr_hcs={controllers}", f"hc_ports={ports}")
     assert vhci.controllers() == controllers
@@ -47,7 +48,7 @@ def test_geometry(reload, plug, controllers, ports):
 
 
 @pytest.mark.parametrize("lanes, speed", [(1, "10000"), (2, "20000")])
-def test_ssp_lanes(reload, plug, lanes, speed):
+def test_ssp_lanes(plug, lanes, speed):
     reload("nr_hcs=1", f"ssp_lanes={lanes}")
     path = plug(FakeDevice(vhci.SUPER_PLUS)).path
     for name, expected in (("speed", speed), ("rx_lanes", lanes), ("tx_lanes", lanes)):
@@ -70,4 +71,4 @@ def test_out_of_range(watched, parameter, range_):
             assert not os.path.exists("/sys/bus/platform/drivers/vhci_hcd")
             assert watched.grep(rf"^{module}: {parameter}={value}: must be ")
     finally:
-        vhci.load()
+        vhci.load("nr_hcs=1")

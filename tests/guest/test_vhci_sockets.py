@@ -9,6 +9,7 @@ import pytest
 import vhci
 import vhci_usbfs as usbfs
 from vhci_device import FakeDevice
+from vhci_wire import ret_submit
 
 pytest_plugins = ("vhci_fixtures",)
 
@@ -71,6 +72,20 @@ def test_tls_tickets_are_no_data(connect):
     transfer(session, device, 5000)
     vhci.send_tls_record(session.peer.sock, HANDSHAKE, NEW_SESSION_TICKET * 3)
     transfer(session, device, 5000)
+
+
+def test_tls_ticket_inside_data(connect):
+    """It ends what is received at once, not the data."""
+    session = connect("tls")
+    device = session.usbfs()
+    data = random.Random(3).randbytes(50_000)
+    device.submit(urb := usbfs.bulk_in(1, len(data)))
+    reply = ret_submit(session.peer.next().seqnum, 0, len(data), data=data)
+    session.peer.send(reply[:20_000])
+    vhci.send_tls_record(session.peer.sock, HANDSHAKE, NEW_SESSION_TICKET)
+    session.peer.send(reply[20_000:])
+    assert device.reap() is urb and urb.status == 0 and urb.data() == data
+    assert device.control(0x80, 8, 0, 0, 1) == b"\x01"
 
 
 def test_tls_close_notify_is_an_orderly_end(connect, watched):

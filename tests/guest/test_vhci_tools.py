@@ -162,11 +162,10 @@ def test_server_dies(server):
     assert "Port in Use" not in usbip("port").stdout
 
 
-@pytest.mark.parametrize("cycles", [15])
-def test_attach_cycles(server, cycles):
+def test_attach_cycles(server):
     """Over and over with a driver bound; s158: never a port in the error state."""
     one = server("disk,size=1M")
-    for _ in range(cycles):
+    for _ in range(vhci.times(15)):
         number = one.attach("1-1")
         assert all(p.state != vhci.ERROR for p in vhci.busy_ports())
         usbip("detach", "-p", str(number))

@@ -231,6 +231,7 @@ def test_s96_race_with_completion(session, device):
 
 
 @beyond_c
+@pytest.mark.lanes("uml", "stock-7.2")
 def test_unlink_never_answered(session, device):
     """A silent server ends the connection after a while, not the patience of the driver."""
     urb, _, discard, _ = start(session, device)

@@ -5,8 +5,9 @@ import json
 import shlex
 import shutil
 
-from rusbip_env import cache, guest, kernels, modules, pair, programs, root, tools, uml
-from rusbip_env.run import Failure
+from rusbip_env import (cache, chroot, guest, kernels, modules, pair, programs, root, tools,
+                        uml)
+from rusbip_env.run import Failure, logged
 
 from . import host, oracle
 from .results import FAILED, PASSED, Result, from_progress
@@ -19,16 +20,26 @@ KERNELS = {"uml-kasan": ("uml-kasan",), "uml-lockdep": ("uml-lockdep",),
 ALL = ("host", *KERNELS)
 # What is run when nothing is named. One pair has each kernel at one end.
 LANES = ("host", "uml-kasan", "uml-lockdep", "stock-7.2", "stock-7.3", "pair")
+# Guests that share the tests of a lane in a run of all lanes, so that more of them wait at a time.
+PARTS = {"uml-kasan": 2, "uml-lockdep": 2}
 # Seconds until a guest counts as stuck: about three times what a lane takes on two processors. All
 # of them still fit into the time that continuous integration has.
 TIMEOUT = {"uml": 1800, "stock": 1800, "pair": 900}
+PYTHON = {"PYTHONPATH": "/rusbip/tests:/usr/local/lib/rusbip/python"}
 PYTEST = ("python3", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short", "-ra",
           "-p", "lib.progress", "--junitxml=/out/junit.xml")
 LANE_END = "python3 /rusbip/tests/lib/lane_end.py"
 
 
+def parts(lane):
+    """The parts of a lane in a run of all lanes, as for `options.part`."""
+    count = PARTS.get(lane, 1)
+    return [f"{one}/{count}" for one in range(1, count + 1)] if count > 1 else [""]
+
+
 def run(lane, options):
-    """Runs one lane and returns its results; a lane that could not run is a failed result."""
+    """Runs one lane, or a part of it, and returns its results; one that could not run is a failed
+    result."""
     try:
         return host.run(options) if lane == "host" else run_guests(lane, options)
     except Failure as failure:
@@ -50,7 +61,8 @@ def prepare(kernel):
 def run_guests(lane, options):
     """Builds the modules, boots, runs pytest on tests/guest, judges."""
     results, guests = [], []
-    out = cache.CACHE / "out" / f"lane-{lane}"
+    name = f"lane-{lane}" + (f"-{options.part.replace('/', 'of')}" if options.part else "")
+    out = cache.CACHE / "out" / name
     for kernel in KERNELS[lane]:
         prepare(kernel)
         folder, result = build(kernel, options)
@@ -58,19 +70,32 @@ def run_guests(lane, options):
         guests.append(guest.Options(
             kernel, timeout=options.timeout or TIMEOUT[lane.split("-")[0]], out=out,
             modules=folder, programs=programs.build(), env={
-                "RUSBIP_LANE": lane, "PYTHONPATH": "/rusbip/tests:/usr/local/lib/rusbip/python",
-                "RUSBIP_PROGRESS": "/out/progress.jsonl"} | options.variables))
+                **PYTHON, "PYTHONPYCACHEPREFIX": "/out/pycache", "RUSBIP_LANE": lane,
+                "RUSBIP_PART": options.part, "RUSBIP_PROGRESS": "/out/progress.jsonl",
+                **options.variables}))
     # Only a shell knows which files of the guest match.
     files = "test_pair_*.py" if lane.startswith("pair") else "."
     command = (f"cd /rusbip/tests/guest && {shlex.join([*PYTEST, *options.pytest])} {files}; "
                f"status=$?\n{LANE_END} && exit $status")
-    with cache.lock(f"lane-{lane}", lambda: print(f"{lane}: waiting for another run")):
+    with cache.lock(name, lambda: print(f"{name}: waiting for another run")):
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
+        compile_tests(out)
         if len(guests) == 1:
             return results + judge(lane, out, guest.run(command, *guests))
         status, end = pair.run(command, *guests, at_end=LANE_END)
         return results + judge(lane, out, status) + judge_server(lane, out / pair.SERVER, end)
+
+
+def compile_tests(out):
+    """Puts the bytecode of the tests where guests find it: an emulated one compiles them for half a
+    minute."""
+    with cache.lock("pycache"):
+        logged("guest tests: bytecode", chroot.command(
+            ["python3", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--collect-only", "."],
+            directory="/rusbip/tests/guest"), "pycache.log", env=chroot.environment(
+                {**PYTHON, "PYTHONPYCACHEPREFIX": "/build/pycache", "PYTHONDONTWRITEBYTECODE": ""}))
+        shutil.copytree(cache.BUILD / "pycache", out / "pycache")
 
 
 def build(kernel, options):
