@@ -76,8 +76,7 @@ pub struct Packet {
 /// # Invariants
 ///
 /// - `urb` is a URB with room for `packets` packets, not in flight, of which a reference is held.
-/// - `request.length` is at most the length of `buffer`, and each packet that was set lies within
-///   that length.
+/// - `request.length` is at most the length of `buffer`, and each packet lies within that length.
 pub struct Transfer<C> {
     urb: NonNull<bindings::urb>,
     device: ARef<Device>,
@@ -127,7 +126,14 @@ impl<C: Completion> Transfer<C> {
         let urb =
             unsafe { bindings::usb_alloc_urb(request.packets as c_int, bindings::GFP_KERNEL) };
         let urb = NonNull::new(urb).ok_or(ENOMEM)?;
-        // INVARIANT: A new URB; no packet was set.
+        // SAFETY: The URB has room for that many descriptors. `usb_alloc_urb()` leaves in them what
+        // the memory held before; a descriptor may be zeroed.
+        unsafe {
+            (&raw mut (*urb.as_ptr()).iso_frame_desc)
+                .cast::<bindings::usb_iso_packet_descriptor>()
+                .write_bytes(0, request.packets as usize)
+        };
+        // INVARIANT: A new URB, whose packets are empty.
         let this = Self {
             urb,
             device,
