@@ -31,16 +31,31 @@ pub struct Device(Opaque<bindings::usb_device>);
 pub struct DeviceKey(usize);
 
 // SAFETY: `usb_get_dev()` and `usb_put_dev()` count references, and a device lives as long as there
-// are any; a device holds its parents.
+// are any. usbcore itself holds the parents of a device only until it is unplugged, so a reference
+// to a device is one to each of its parents as well.
 unsafe impl AlwaysRefCounted for Device {
     fn inc_ref(&self) {
-        // SAFETY: By the type invariant the device is valid.
-        unsafe { bindings::usb_get_dev(self.as_ptr()) };
+        let mut dev = self.as_ptr();
+        while !dev.is_null() {
+            // SAFETY: By the type invariant the device and all its parents are valid.
+            unsafe {
+                bindings::usb_get_dev(dev);
+                dev = (*dev).parent;
+            }
+        }
     }
 
     unsafe fn dec_ref(obj: NonNull<Self>) {
-        // SAFETY: By the requirements of this function the caller gives up a reference.
-        unsafe { bindings::usb_put_dev(obj.cast().as_ptr()) };
+        let mut dev: *mut bindings::usb_device = obj.cast().as_ptr();
+        while !dev.is_null() {
+            // SAFETY: By the requirements of this function the caller gives up a reference to the
+            // device, and with it one to each of its parents.
+            unsafe {
+                let parent = (*dev).parent;
+                bindings::usb_put_dev(dev);
+                dev = parent;
+            }
+        }
     }
 }
 
@@ -261,22 +276,37 @@ impl Device {
     ///
     /// `ENODEV`: it is gone.
     pub fn find_driver(&self) -> Result {
-        // SAFETY: By the type invariant the device and its parent are initialised. `device_attach()`
-        // takes the lock of the device and finds out whether it is still registered and unbound.
+        let dev = self.as_ptr();
+        // SAFETY: By the type invariant the device is initialised. usbcore marks a device as
+        // unplugged before it takes the device's lock to remove it; so one that is not marked stays
+        // in sysfs until the lock is released, and that keeps its parent: a hub, or the controller
+        // of a root hub.
+        let parent = unsafe {
+            let dev = &raw mut (*dev).dev;
+            bindings::device_lock(dev);
+            let parent = if self.is_unplugged() {
+                core::ptr::null_mut()
+            } else {
+                bindings::get_device((*dev).parent)
+            };
+            bindings::device_unlock(dev);
+            parent
+        };
+        if parent.is_null() {
+            return Err(ENODEV);
+        }
+        // SAFETY: A reference to the parent was just taken, and is given up last. `device_attach()`
+        // takes the lock of the device and finds out whether it is unbound.
         unsafe {
-            let parent = (*self.as_ptr()).dev.parent;
-            if !parent.is_null() {
-                bindings::device_lock(parent);
-            }
+            bindings::device_lock(parent);
             let result = if self.is_registered() {
                 // 1: a driver was found; 0: none.
-                to_result(bindings::device_attach(&raw mut (*self.as_ptr()).dev))
+                to_result(bindings::device_attach(&raw mut (*dev).dev))
             } else {
                 Err(ENODEV)
             };
-            if !parent.is_null() {
-                bindings::device_unlock(parent);
-            }
+            bindings::device_unlock(parent);
+            bindings::put_device(parent);
             result
         }
     }
