@@ -34,6 +34,7 @@ use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use kernel::error::to_result;
 use kernel::prelude::*;
+use kernel::sync::rcu;
 
 /// `transfer_flags` of a URB, as the USB driver set them and usbcore completed them.
 ///
@@ -108,6 +109,17 @@ impl Loan {
             let bus = (*(*self.as_ptr()).dev).bus;
             kernel::container_of!(bus, bindings::usb_hcd, self_)
         }
+    }
+
+    /// # Safety
+    ///
+    /// The URB must be on no queue, and this must be the last use of the loan.
+    unsafe fn giveback(&self, status: i32) {
+        // A completion must not sleep, and whoever frees what one uses may rely on RCU.
+        let _atomic = rcu::read_lock();
+        // SAFETY: By the invariant of `Loan` the URB is lent; the rest is a requirement of this
+        // function.
+        unsafe { bindings::usb_hcd_giveback_urb(self.hcd(), self.as_ptr(), status) };
     }
 }
 
@@ -519,18 +531,15 @@ impl Finished {
     /// reports the status of the unlink instead of this one.
     pub fn giveback(self, status: i32) {
         let this = ManuallyDrop::new(self);
-        // SAFETY: By the type invariant the URB is lent and off its queue; `self` is consumed, so
-        // this happens once.
-        unsafe { bindings::usb_hcd_giveback_urb(this.0.hcd(), this.0.as_ptr(), status) };
+        // SAFETY: `self` is consumed, so this happens once.
+        unsafe { this.0.giveback(status) };
     }
 }
 
 impl Drop for Finished {
     fn drop(&mut self) {
-        // SAFETY: As in `giveback`; a destructor runs once.
-        unsafe {
-            bindings::usb_hcd_giveback_urb(self.0.hcd(), self.0.as_ptr(), ESHUTDOWN.to_errno())
-        };
+        // SAFETY: A destructor runs once.
+        unsafe { self.0.giveback(ESHUTDOWN.to_errno()) };
     }
 }
 
