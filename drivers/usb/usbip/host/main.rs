@@ -139,10 +139,9 @@ pub(crate) struct Shared {
 struct HostModule {
     driver: Option<Registration<StubDriver>>,
     taken: Arc<Taken>,
-    /// Run what is queued to its end when they are dropped, so that none of this module's code is
-    /// running when the module goes.
-    _events: Arc<OwnedQueue>,
-    _specials: Arc<OwnedQueue>,
+    /// A connection refers to them as well, so dropping these does not wait for its work items.
+    events: Arc<OwnedQueue>,
+    specials: Arc<OwnedQueue>,
 }
 
 impl kernel::Module for HostModule {
@@ -173,8 +172,8 @@ impl kernel::Module for HostModule {
         Ok(Self {
             driver: Some(driver),
             taken,
-            _events: events,
-            _specials: specials,
+            events,
+            specials,
         })
     }
 }
@@ -184,5 +183,9 @@ impl Drop for HostModule {
         self.taken.leave();
         drop(self.driver.take());
         self.taken.give_back();
+        // A device is given up when its connection is down; the work item that has done that may
+        // still run, and have the last reference to the connection.
+        self.events.flush();
+        self.specials.flush();
     }
 }
