@@ -151,8 +151,11 @@ impl<C: Completion> Transfer<C> {
     pub fn canceller(&self) -> Canceller {
         // SAFETY: By the type invariant the URB is valid.
         unsafe { bindings::usb_get_urb(self.urb.as_ptr()) };
-        // INVARIANT: The reference was just taken.
-        Canceller(self.urb)
+        // INVARIANT: The references were just taken.
+        Canceller {
+            urb: self.urb,
+            _device: self.device.clone(),
+        }
     }
 
     /// Hands the transfer to the host controller. May sleep.
@@ -163,8 +166,12 @@ impl<C: Completion> Transfer<C> {
     ///
     /// The transfer and what `usb_submit_urb()` says: `ENODEV`, `ENOENT` (no such endpoint),
     /// `EINVAL`, `EMSGSIZE`, `EBADR` (control: the setup packet has another length), `ENOSPC` (no
-    /// bandwidth), `ENOMEM` and so on; `EPERM` if it was cancelled or the anchor killed.
+    /// bandwidth), `ENOMEM` and so on; `EPERM` if it was cancelled or the anchor killed. `EINVAL`
+    /// as well if the anchor is one of another device.
     pub fn submit(mut self: KBox<Self>, anchor: Pin<&Anchor>) -> Result<(), (Error, KBox<Self>)> {
+        if self.device.key() != anchor.device.key() {
+            return Err((EINVAL, self));
+        }
         self.anchor = anchor.anchor.get();
         self.stepwise = self.needs_steps().then_some(Steps {
             next: 0,
@@ -398,10 +405,16 @@ impl<C> Drop for Transfer<C> {
 
 /// Cancels one transfer; see [`Transfer::canceller`].
 ///
+/// It refers to the device: where the last of these references may be dropped, sleeping has to be
+/// allowed.
+///
 /// # Invariants
 ///
-/// A reference to the URB is held.
-pub struct Canceller(NonNull<bindings::urb>);
+/// A reference to the URB is held, and the URB was or will be submitted to `_device` only.
+pub struct Canceller {
+    urb: NonNull<bindings::urb>,
+    _device: ARef<Device>,
+}
 
 // SAFETY: A URB may be unlinked by any thread.
 unsafe impl Send for Canceller {}
@@ -414,11 +427,12 @@ impl Canceller {
     ///
     /// Hold no lock that [`Completion::complete`] takes: it may be called from here.
     pub fn cancel(&self) {
-        // SAFETY: By the type invariant the URB is valid. Its device is as well while it is in
-        // flight, and usbcore does not look at it otherwise.
+        // SAFETY: By the type invariant the URB is valid, and so is the device, of which usbcore
+        // takes a reference until the completion has returned to it; by then the transfer, and the
+        // device with it, may be gone for everybody else.
         unsafe {
-            bindings::usb_block_urb(self.0.as_ptr());
-            bindings::usb_unlink_urb(self.0.as_ptr());
+            bindings::usb_block_urb(self.urb.as_ptr());
+            bindings::usb_unlink_urb(self.urb.as_ptr());
         }
     }
 }
@@ -426,16 +440,22 @@ impl Canceller {
 impl Drop for Canceller {
     fn drop(&mut self) {
         // SAFETY: By the type invariant a reference is held.
-        unsafe { bindings::usb_free_urb(self.0.as_ptr()) };
+        unsafe { bindings::usb_free_urb(self.urb.as_ptr()) };
     }
 }
 
-/// All transfers that one user of a device has in flight. Dropping it kills them.
+/// All transfers that one user of a device has in flight. Dropping it kills them; that may sleep.
 ///
 /// It must not be dropped by [`Completion::complete`], which it would wait for: keep one reference
 /// to whatever contains it until [`Self::kill_all`] has returned.
+///
+/// # Invariants
+///
+/// All URBs of `anchor` are for `device`.
 #[pin_data(PinnedDrop)]
 pub struct Anchor {
+    /// So that a completion, which must not sleep, never drops the last reference to the device.
+    device: ARef<Device>,
     #[pin]
     anchor: Opaque<bindings::usb_anchor>,
 }
@@ -446,9 +466,11 @@ unsafe impl Send for Anchor {}
 unsafe impl Sync for Anchor {}
 
 impl Anchor {
-    /// An anchor without transfers.
-    pub fn new() -> impl PinInit<Self> {
+    /// An anchor without transfers, for those to one device.
+    pub fn new(device: ARef<Device>) -> impl PinInit<Self> {
+        // INVARIANT: There are no URBs.
         pin_init!(Self {
+            device,
             // SAFETY: `slot` is valid for writes.
             anchor <- Opaque::ffi_init(|slot| unsafe { bindings::init_usb_anchor(slot) }),
         })
@@ -457,7 +479,8 @@ impl Anchor {
     /// Cancels all transfers and waits until [`Completion::complete`] has returned for the last of
     /// them. From then on submitting fails with `EPERM`. May sleep.
     pub fn kill_all(&self) {
-        // SAFETY: The anchor is initialised.
+        // SAFETY: The anchor is initialised, and by the type invariant the device of its URBs is
+        // valid.
         unsafe { bindings::usb_poison_anchored_urbs(self.anchor.get()) };
     }
 }

@@ -89,7 +89,7 @@ impl Server {
                 new_ledger(stub.shared().limits.caps)?,
                 "usbip_host_ledger"
             ),
-            anchor: KBox::pin_init(Anchor::new(), GFP_KERNEL)?,
+            anchor: KBox::pin_init(Anchor::new(stub.device().clone()), GFP_KERNEL)?,
             pool: PagePool::new()?,
             specials: Specials::new()?,
             short: Atomic::new(0),
