@@ -489,5 +489,10 @@ impl Anchor {
 impl PinnedDrop for Anchor {
     fn drop(self: Pin<&mut Self>) {
         self.kill_all();
+        // usbcore counts a completion as over (`usb_anchor_resume_wakeups()`) and looks at the
+        // anchor once more. It does so in atomic context, which is where URBs are given back.
+        //
+        // SAFETY: No requirements.
+        unsafe { bindings::synchronize_rcu() };
     }
 }
