@@ -228,7 +228,7 @@ impl Device {
         // SAFETY: By the type invariant. The tables may change at any time, so the read is
         // volatile; what they point to stays, as usbcore keeps the descriptors of a device as long
         // as the device.
-        let descriptor = unsafe {
+        let attributes = unsafe {
             let table = if is_in {
                 &raw const (*dev).ep_in
             } else {
@@ -242,9 +242,9 @@ impl Device {
             if endpoint.is_null() {
                 return None;
             }
-            (*endpoint).desc
+            (*endpoint).desc.bmAttributes
         };
-        let kind = match u32::from(descriptor.bmAttributes) & bindings::USB_ENDPOINT_XFERTYPE_MASK {
+        let kind = match u32::from(attributes) & bindings::USB_ENDPOINT_XFERTYPE_MASK {
             bindings::USB_ENDPOINT_XFER_CONTROL => TransferType::Control,
             bindings::USB_ENDPOINT_XFER_ISOC => TransferType::Isochronous,
             bindings::USB_ENDPOINT_XFER_BULK => TransferType::Bulk,

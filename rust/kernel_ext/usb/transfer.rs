@@ -20,6 +20,7 @@
 use super::buffer::Buffer;
 use super::device::{Device, Endpoint};
 use super::urb::Flags;
+use super::TransferType;
 use crate::bindings;
 use crate::errno::*;
 use core::ptr::NonNull;
@@ -39,9 +40,9 @@ pub trait Completion: Send + Sized + 'static {
 /// What to transfer.
 #[derive(Clone, Copy)]
 pub struct Request {
-    /// From or to where.
+    /// From or to where. The direction of a control transfer follows from its setup packet.
     pub endpoint: Endpoint,
-    /// Flags that usbcore allows for the endpoint; [`Flags::DIR_IN`] has no effect.
+    /// What usbcore does not allow for the endpoint has no effect, nor has [`Flags::DIR_IN`].
     pub flags: Flags,
     /// The number of bytes, at most that of the buffer.
     pub length: u32,
@@ -69,6 +70,17 @@ pub struct Packet {
     pub actual_length: u32,
     /// 0 or a negative errno.
     pub status: i32,
+}
+
+/// Those of the flags about which usbcore does not complain, see `usb_submit_urb()`.
+fn allowed(flags: Flags, endpoint: Endpoint) -> Flags {
+    let of_endpoint = match (endpoint.kind, endpoint.is_in) {
+        (TransferType::Isochronous, _) => Flags::ISO_ASAP,
+        (_, true) => Flags::SHORT_NOT_OK,
+        (TransferType::Control, false) => Flags::NONE,
+        (_, false) => Flags::ZERO_PACKET,
+    };
+    Flags::from_bits(flags.bits() & (of_endpoint.bits() | Flags::NO_INTERRUPT.bits()))
 }
 
 /// A transfer that is not in flight.
@@ -110,16 +122,26 @@ impl<C: Completion> Transfer<C> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `EINVAL`: more than the buffer or more packets than [`MAX_PACKETS`].
+    /// `ENOMEM`; `EINVAL`: more than the buffer or more packets than [`MAX_PACKETS`], or a buffer of
+    /// several pieces for anything but a bulk transfer.
     pub fn new(
         device: ARef<Device>,
-        request: Request,
-        buffer: Buffer,
+        mut request: Request,
+        mut buffer: Buffer,
         context: C,
     ) -> Result<KBox<Self>> {
-        if request.length > buffer.len() || request.packets > MAX_PACKETS {
+        let is_bulk = request.endpoint.kind == TransferType::Bulk;
+        if request.length > buffer.len()
+            || request.packets > MAX_PACKETS
+            || (!is_bulk && buffer.scatter_list().is_some())
+        {
             return Err(EINVAL);
         }
+        if request.endpoint.kind == TransferType::Control {
+            let [kind, .., low, high] = request.setup;
+            request.endpoint.is_in = kind & 0x80 != 0 && (low | high) != 0;
+        }
+        request.flags = allowed(request.flags, request.endpoint);
         // CAST: At most `MAX_PACKETS`.
         //
         // SAFETY: No requirements.
@@ -164,13 +186,20 @@ impl<C: Completion> Transfer<C> {
     ///
     /// # Errors
     ///
-    /// The transfer and what `usb_submit_urb()` says: `ENODEV`, `ENOENT` (no such endpoint),
-    /// `EINVAL`, `EMSGSIZE`, `EBADR` (control: the setup packet has another length), `ENOSPC` (no
-    /// bandwidth), `ENOMEM` and so on; `EPERM` if it was cancelled or the anchor killed. `EINVAL`
-    /// as well if the anchor is one of another device.
+    /// The transfer and what `usb_submit_urb()` says: `ENODEV`, `ENOENT` (the endpoint is not, or
+    /// not any more, what it was when it was looked up), `EINVAL`, `EMSGSIZE`, `EBADR` (control: the
+    /// setup packet has another length), `ENOSPC` (no bandwidth), `ENOMEM` and so on; `EPERM` if it
+    /// was cancelled or the anchor killed. `EINVAL` as well if the anchor is one of another device.
     pub fn submit(mut self: KBox<Self>, anchor: Pin<&Anchor>) -> Result<(), (Error, KBox<Self>)> {
         if self.device.key() != anchor.device.key() {
             return Err((EINVAL, self));
+        }
+        // usbcore goes by the endpoint that has this address now, and warns about flags that were
+        // right for the one before.
+        let endpoint = self.request.endpoint;
+        if self.device.endpoint(endpoint.number, endpoint.is_in) != Some(endpoint) {
+            let is_gone = self.device.is_unplugged();
+            return Err((if is_gone { ENODEV } else { ENOENT }, self));
         }
         self.anchor = anchor.anchor.get();
         self.stepwise = self.needs_steps().then_some(Steps {
