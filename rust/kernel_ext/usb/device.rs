@@ -12,7 +12,7 @@ use kernel::device;
 use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::aref::{ARef, AlwaysRefCounted};
-use kernel::types::Opaque;
+use kernel::types::{NotThreadSafe, Opaque};
 
 /// A USB device: a shared reference to a C `struct usb_device`.
 ///
@@ -264,7 +264,8 @@ impl Device {
     /// `usb_trylock_device()`.
     pub fn try_lock(&self) -> Option<Locked<'_>> {
         // SAFETY: By the type invariant the device is initialised.
-        unsafe { bindings::device_trylock(&raw mut (*self.as_ptr()).dev) }.then_some(Locked(self))
+        unsafe { bindings::device_trylock(&raw mut (*self.as_ptr()).dev) }
+            .then_some(Locked(self, NotThreadSafe))
     }
 
     /// Makes the driver core look for a driver, as after plugging in. Does nothing for a device
@@ -339,12 +340,21 @@ impl Endpoint {
     }
 }
 
-/// A device whose lock is held; see [`Device::try_lock`].
-pub struct Locked<'a>(&'a Device);
+/// A device whose lock is held by this thread; see [`Device::try_lock`].
+pub struct Locked<'a>(&'a Device, NotThreadSafe);
 
 impl Locked<'_> {
     fn as_ptr(&self) -> *mut bindings::usb_device {
         self.0.as_ptr()
+    }
+
+    /// Whether usbcore may be asked to do something with the device: once it was unplugged and this
+    /// lock was released, its controller may be gone. It stays as long as the lock is held.
+    fn check_attached(&self) -> Result {
+        if self.0.is_unplugged() {
+            return Err(ENODEV);
+        }
+        Ok(())
     }
 
     /// Resets the device and restores its configuration; its transfers end. May sleep, for half a
@@ -355,10 +365,9 @@ impl Locked<'_> {
     /// `ENODEV`: it is gone, or came back as another device. `EHOSTUNREACH`: it is suspended.
     /// Whatever the hub or the device fail with.
     pub fn reset(&self) -> Result {
-        match self.0.state() {
-            bindings::usb_device_state_USB_STATE_NOTATTACHED => return Err(ENODEV),
-            bindings::usb_device_state_USB_STATE_SUSPENDED => return Err(EHOSTUNREACH),
-            _ => {}
+        self.check_attached()?;
+        if self.0.state() == bindings::usb_device_state_USB_STATE_SUSPENDED {
+            return Err(EHOSTUNREACH);
         }
         // SAFETY: The device is valid and locked, and in none of the states that are not allowed.
         to_result(unsafe { bindings::usb_reset_device(self.as_ptr()) })
@@ -370,9 +379,11 @@ impl Locked<'_> {
     ///
     /// # Errors
     ///
-    /// `EINVAL`: there is no such configuration. Whatever the device fails with.
+    /// `ENODEV`: it is gone. `EINVAL`: there is no such configuration. Whatever the device fails
+    /// with.
     pub fn set_configuration(&self, value: u8) -> Result {
-        // SAFETY: The device is valid and locked.
+        self.check_attached()?;
+        // SAFETY: The device is valid, locked and attached.
         to_result(unsafe { bindings::usb_set_configuration(self.as_ptr(), value.into()) })
     }
 
@@ -380,9 +391,11 @@ impl Locked<'_> {
     ///
     /// # Errors
     ///
-    /// `EINVAL`: there is no such interface or setting. Whatever the device fails with.
+    /// `ENODEV`: it is gone. `EINVAL`: there is no such interface or setting. Whatever the device
+    /// fails with.
     pub fn set_interface(&self, interface: u16, alternate: u16) -> Result {
-        // SAFETY: The device is valid and locked.
+        self.check_attached()?;
+        // SAFETY: The device is valid, locked and attached.
         to_result(unsafe {
             bindings::usb_set_interface(self.as_ptr(), interface.into(), alternate.into())
         })
@@ -392,9 +405,10 @@ impl Locked<'_> {
     ///
     /// # Errors
     ///
-    /// Whatever the device fails with.
+    /// `ENODEV`: it is gone. Whatever the device fails with.
     pub fn clear_halt(&self, endpoint: Endpoint) -> Result {
-        // SAFETY: The device is valid.
+        self.check_attached()?;
+        // SAFETY: The device is valid, locked and attached.
         to_result(unsafe {
             bindings::usb_clear_halt(self.as_ptr(), endpoint.pipe(self.0) as c_int)
         })
