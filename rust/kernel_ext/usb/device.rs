@@ -195,13 +195,6 @@ impl Device {
         unsafe { (*self.as_ptr()).descriptor.bDeviceClass }
     }
 
-    /// The name of its bus, which is that of the controller, as `vhci_hcd.0` or `0000:00:14.0`.
-    pub fn bus_name(&self) -> &CStr {
-        // SAFETY: By the type invariant; the name belongs to the controller, which lives as long as
-        // its devices.
-        unsafe { CStr::from_char_ptr((*(*self.as_ptr()).bus).bus_name) }
-    }
-
     /// How many entries of a scatter list its controller takes; 0: none.
     pub fn sg_tablesize(&self) -> usize {
         // SAFETY: By the type invariant; set when the controller is registered.

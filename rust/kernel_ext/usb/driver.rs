@@ -34,6 +34,16 @@ impl core::ops::Deref for Bound {
     }
 }
 
+impl Bound {
+    /// The name of the device's bus, which is that of the controller, as `vhci_hcd.0` or
+    /// `0000:00:14.0`.
+    pub fn bus_name(&self) -> &CStr {
+        // SAFETY: By the type invariant the device is registered, and with it the root hub, which
+        // holds the controller that the name belongs to.
+        unsafe { CStr::from_char_ptr((*(*self.0.as_ptr()).bus).bus_name) }
+    }
+}
+
 impl AsRef<device::Device<device::Bound>> for Bound {
     fn as_ref(&self) -> &device::Device<device::Bound> {
         // SAFETY: By the type invariant the device is valid, and bound for the lifetime of the

@@ -75,7 +75,7 @@ impl Driver for StubDriver {
 }
 
 /// Whether a device is attached through USB/IP: exporting it would lead in circles.
-fn is_imported(dev: &Device) -> bool {
+fn is_imported(dev: &Bound) -> bool {
     dev.bus_name()
         .to_bytes()
         .strip_prefix(b"vhci_hcd")
