@@ -415,7 +415,9 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Keeps drivers from binding to the interfaces of a device. Dropping it gives that up.
+/// Keeps drivers from binding to the interfaces of a device. Dropping it gives that up, which has to
+/// happen by the time `disconnect` of the driver has returned: later the hub may be on its way out
+/// as well.
 ///
 /// # Invariants
 ///
@@ -426,13 +428,19 @@ pub struct PortClaim {
 }
 
 impl PortClaim {
-    /// Claims the port of a device. May sleep. C: `usb_hub_claim_port()`.
+    /// Claims the port of a device. `bound` is the same device. May sleep. C:
+    /// `usb_hub_claim_port()`.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: somebody else has claimed it, as usbfs does for a program. `ENODEV`: the device
-    /// is a root hub, or gone.
-    pub fn new(device: ARef<Device>, _bound: &device::Device<device::Bound>) -> Result<Self> {
+    /// `EINVAL`: it is another one. `EBUSY`: somebody else has claimed it, as usbfs does for a
+    /// program. `ENODEV`: the device is a root hub, or gone.
+    pub fn new(device: ARef<Device>, bound: &device::Device<device::Bound>) -> Result<Self> {
+        // SAFETY: The device is valid; only the address is taken.
+        let own: *const bindings::device = unsafe { &raw const (*device.as_ptr()).dev };
+        if core::ptr::from_ref(bound).cast() != own {
+            return Err(EINVAL);
+        }
         with_hub(&device, |hub, port, owner| {
             // SAFETY: See `with_hub`.
             to_result(unsafe { bindings::usb_hub_claim_port(hub, port, owner) })
