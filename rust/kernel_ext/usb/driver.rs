@@ -3,8 +3,9 @@
 //! Drivers for whole USB devices, as opposed to interfaces.
 //!
 //! C: `struct usb_device_driver` in [`include/linux/usb.h`](srctree/include/linux/usb.h). The
-//! driver that configures most devices is one of these; another gets a device only when the user
-//! writes its name to the driver's `bind` file.
+//! driver that configures most devices is one of these, and a new device is offered to it first.
+//! Another is asked about the devices that have no driver when it is registered, and about one whose
+//! name the user writes to its `bind` file.
 
 use super::device::Device;
 use crate::bindings;
