@@ -103,6 +103,13 @@ pub trait Driver: Sized + 'static {
     /// The current frame number, in ms. Any context.
     fn frame_number(hub: &Self::Data) -> u32;
 
+    /// How many entries of a scatter list the controller takes, 0 for none. Optional: it takes any.
+    /// Asked when the root hub is registered.
+    fn sg_tablesize(hub: &Self::Data) -> u32 {
+        let _ = hub;
+        u32::MAX
+    }
+
     /// Gives `device` the address that usbcore chose. Optional: without it a `SET_ADDRESS` request
     /// is submitted to the device instead.
     ///
@@ -270,8 +277,8 @@ impl<D: Driver> Registration<D> {
             // Changes are pushed with `poll_root_hub`, no timer is needed.
             (*hcd).set_uses_new_polling(1);
             (*hcd).set_has_tt((generation == Generation::Usb2).into());
-            // Without DMA any scatter list will do.
-            (*hcd).self_.sg_tablesize = !0;
+            (*hcd).self_.sg_tablesize = D::sg_tablesize(&data);
+            // Without DMA any entry of one will do.
             (*hcd).self_.set_no_sg_constraint(1);
         }
         // INVARIANT: `usb_create_hcd()` returned the controller with one reference, and its
