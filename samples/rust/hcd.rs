@@ -28,6 +28,7 @@
 
 #![deny(unsafe_code)]
 
+use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use kernel_ext::new_spinlock_irqsave;
 use kernel_ext::platform;
@@ -51,6 +52,14 @@ module! {
 }
 
 kernel_ext::module_version!();
+
+static SCATTER_LISTS: Atomic<u32> = Atomic::new(1);
+kernel_ext::param_uint!(
+    scatter_lists,
+    SCATTER_LISTS,
+    0o444,
+    "whether the controller takes scatter lists, 0 or 1 (default)"
+);
 
 /// The driver goes first, and with it the controller.
 struct Sample {
@@ -204,6 +213,13 @@ impl hcd::Driver for Host {
             _ => return Err(EPIPE),
         }
         Ok(0)
+    }
+
+    fn sg_tablesize(_hub: &RootHub) -> u32 {
+        if SCATTER_LISTS.load(Relaxed) == 0 {
+            return 0;
+        }
+        u32::MAX
     }
 
     fn frame_number(_hub: &RootHub) -> u32 {
