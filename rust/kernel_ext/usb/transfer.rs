@@ -12,10 +12,13 @@
 //! ```
 //!
 //! Where the host controller cannot take a scatter list, a transfer whose buffer has several pieces
-//! goes out piece by piece, each after the one before has ended, and ends with the first piece that
-//! is short or fails. Its driver does not notice.
+//! goes out as so many URBs, one behind the other, and ends with the first that is short or fails:
+//! those behind it are cancelled. Its driver does not notice, provided that no two threads submit
+//! to the same endpoint at the same time.
 //!
 //! C header: [`include/linux/usb.h`](srctree/include/linux/usb.h)
+
+mod pieces;
 
 use super::buffer::Buffer;
 use super::device::{Device, Endpoint};
@@ -27,13 +30,15 @@ use core::ptr::NonNull;
 use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
+use kernel::sync::Arc;
 use kernel::types::{ForeignOwnable, Opaque};
+use pieces::{Outcome, Pieces};
 
 /// What happens at the end of a transfer. The type travels with the transfer.
 pub trait Completion: Send + Sized + 'static {
     /// The transfer has ended; nobody else has anything to do with it any more.
     ///
-    /// In softirq or interrupt context, or in that of whoever cancels it: must not sleep.
+    /// In softirq or interrupt context, or in that of whoever submits or cancels it: must not sleep.
     fn complete(transfer: KBox<Transfer<Self>>);
 }
 
@@ -96,20 +101,12 @@ pub struct Transfer<C> {
     setup: [u8; 8],
     request: Request,
     buffer: Buffer,
-    /// Without scatter-gather: the next piece, and the bytes transferred with those before it.
-    /// `None` if all of it goes out at once.
-    stepwise: Option<Steps>,
-    /// Where it is anchored; null before the first submission.
-    anchor: *mut bindings::usb_anchor,
+    /// What it takes to go out in pieces, if it has to.
+    pieces: Option<Arc<Pieces>>,
+    /// How it ended, if it went out in pieces.
+    outcome: Option<Outcome>,
     /// What belongs to its driver.
     pub context: C,
-}
-
-#[derive(Clone, Copy)]
-struct Steps {
-    next: usize,
-    submitted: u32,
-    transferred: u32,
 }
 
 // SAFETY: A URB that is not in flight may be used by any thread; everything else is `Send`.
@@ -162,11 +159,32 @@ impl<C: Completion> Transfer<C> {
             setup: request.setup,
             request,
             buffer,
-            stepwise: None,
-            anchor: core::ptr::null_mut(),
+            pieces: None,
+            outcome: None,
             context,
         };
-        Ok(KBox::new(this, GFP_KERNEL)?)
+        let mut this = KBox::new(this, GFP_KERNEL)?;
+        let more = this.pieces_behind_first();
+        if more > 0 {
+            this.pieces = Some(Pieces::new(more)?);
+        }
+        Ok(this)
+    }
+
+    /// How many pieces there are behind the first that the controller has to be given one by one.
+    fn pieces_behind_first(&mut self) -> usize {
+        let max = self.device.sg_tablesize();
+        match self.buffer.scatter_list() {
+            Some((_, count)) if count > max => {}
+            _ => return 0,
+        }
+        let mut left = self.request.length;
+        let mut count: usize = 0;
+        while let Some((_, size)) = self.buffer.piece(count).filter(|_| left > 0) {
+            left = left.saturating_sub(size);
+            count += 1;
+        }
+        count.saturating_sub(1)
     }
 
     /// What cancels this transfer, whoever holds it by then. Any context.
@@ -176,6 +194,7 @@ impl<C: Completion> Transfer<C> {
         // INVARIANT: The references were just taken.
         Canceller {
             urb: self.urb,
+            pieces: self.pieces.clone(),
             _device: self.device.clone(),
         }
     }
@@ -201,32 +220,22 @@ impl<C: Completion> Transfer<C> {
             let is_gone = self.device.is_unplugged();
             return Err((if is_gone { ENODEV } else { ENOENT }, self));
         }
-        self.anchor = anchor.anchor.get();
-        self.stepwise = self.needs_steps().then_some(Steps {
-            next: 0,
-            submitted: 0,
-            transferred: 0,
-        });
         self.fill();
-        self.submit_filled(bindings::GFP_KERNEL)
+        let anchor = anchor.anchor.get();
+        match self.pieces.clone() {
+            Some(pieces) => {
+                self.fill_pieces(&pieces);
+                // SAFETY: The URBs were just filled, and an anchor is killed when it is dropped.
+                unsafe { self.submit_pieces(&pieces, anchor) }
+            }
+            // SAFETY: As above.
+            None => unsafe { self.submit_whole(anchor) },
+        }
     }
 
-    /// Whether the controller has to be given the pieces of the buffer one by one.
-    fn needs_steps(&mut self) -> bool {
-        let max = self.device.sg_tablesize();
-        self.buffer
-            .scatter_list()
-            .is_some_and(|(_, count)| count > max)
-    }
-
-    /// Writes what does not change from step to step.
     fn fill(&mut self) {
         let request = self.request;
-        let scatter_list = if self.stepwise.is_none() {
-            self.buffer.scatter_list()
-        } else {
-            None
-        };
+        let scatter_list = self.buffer.scatter_list();
         let linear = self.buffer.piece(0);
         let urb = self.urb.as_ptr();
         // SAFETY: By the type invariant the URB is ours alone; the device is valid and lives as
@@ -246,56 +255,33 @@ impl<C: Completion> Transfer<C> {
             (*urb).transfer_buffer = core::ptr::null_mut();
             (*urb).sg = core::ptr::null_mut();
             (*urb).num_sgs = 0;
-            if let Some((list, count)) = scatter_list {
-                (*urb).sg = list;
-                // CAST: At most the pages of 4 GiB.
-                (*urb).num_sgs = count as c_int;
-            } else if let Some((start, _)) = linear {
-                (*urb).transfer_buffer = start.as_ptr().cast();
+            match (scatter_list, linear) {
+                (Some((list, count)), _) if self.pieces.is_none() => {
+                    (*urb).sg = list;
+                    // CAST: At most the pages of 4 GiB.
+                    (*urb).num_sgs = count as c_int;
+                }
+                (_, Some((start, _))) => (*urb).transfer_buffer = start.as_ptr().cast(),
+                _ => {}
             }
         }
-        self.fill_step();
     }
 
-    /// Points the URB at the next piece, if it goes piece by piece; false if there is none.
-    fn fill_step(&mut self) -> bool {
-        let Some(steps) = &mut self.stepwise else {
-            return true;
-        };
-        let left = self.request.length - steps.submitted;
-        let Some((start, size)) = self.buffer.piece(steps.next).filter(|_| left > 0) else {
-            return false;
-        };
-        let size = size.min(left);
-        steps.next += 1;
-        steps.submitted += size;
-        let is_last = steps.submitted == self.request.length;
+    /// # Safety
+    ///
+    /// The URB is filled and ours alone; `anchor` must be valid, and be killed before it goes.
+    unsafe fn submit_whole(
+        self: KBox<Self>,
+        anchor: *mut bindings::usb_anchor,
+    ) -> Result<(), (Error, KBox<Self>)> {
         let urb = self.urb.as_ptr();
-        // SAFETY: As in `fill`; the piece has `size` bytes.
-        unsafe {
-            (*urb).transfer_buffer = start.as_ptr().cast();
-            (*urb).transfer_buffer_length = size;
-            if is_last {
-                (*urb).transfer_flags = self.request.flags.bits();
-            } else {
-                // Only the end of the transfer may be a short packet.
-                (*urb).transfer_flags = self.request.flags.bits() & !Flags::ZERO_PACKET.bits();
-            }
-        }
-        true
-    }
-
-    fn submit_filled(self: KBox<Self>, gfp: bindings::gfp_t) -> Result<(), (Error, KBox<Self>)> {
-        let (urb, anchor) = (self.urb.as_ptr(), self.anchor);
         let context = self.into_foreign();
-        // SAFETY: The URB is ours alone and filled, and its context, which owns buffer and setup
-        // packet, belongs to it from here until `completed` takes it back. `submit` was given a
-        // pinned anchor, whose memory stays until its destructor has run; that waits for what is
-        // anchored and for the completions that are running, which is where steps are submitted.
+        // SAFETY: By the requirements of this function. The context, which owns buffer and setup
+        // packet, belongs to the URB from here until `completed` takes it back.
         let result = unsafe {
             (*urb).context = context.cast();
             bindings::usb_anchor_urb(urb, anchor);
-            to_result(bindings::usb_submit_urb(urb, gfp))
+            to_result(bindings::usb_submit_urb(urb, bindings::GFP_KERNEL))
         };
         result.map_err(|error| {
             // SAFETY: The URB was not taken, so the context is still ours.
@@ -308,27 +294,11 @@ impl<C: Completion> Transfer<C> {
 
     /// # Safety
     ///
-    /// Called by usbcore only, for a URB that `submit_filled` has handed over.
+    /// Called by usbcore only, for a URB that `submit_whole` has handed over.
     unsafe extern "C" fn completed(urb: *mut bindings::urb) {
-        // SAFETY: By the requirements of this function `context` is what `submit_filled` put there,
+        // SAFETY: By the requirements of this function `context` is what `submit_whole` put there,
         // and usbcore calls this once for each submission.
-        let mut this = unsafe { KBox::<Self>::from_foreign((*urb).context.cast()) };
-        // SAFETY: The URB is ours again.
-        let (actual, status) = unsafe { ((*urb).actual_length, (*urb).status) };
-        let Some(steps) = &mut this.stepwise else {
-            return C::complete(this);
-        };
-        steps.transferred = steps.transferred.saturating_add(actual);
-        // SAFETY: As above.
-        let is_full = actual == unsafe { (*urb).transfer_buffer_length };
-        if status != 0 || !is_full || !this.fill_step() {
-            return C::complete(this);
-        }
-        if let Err((error, this)) = this.submit_filled(bindings::GFP_ATOMIC) {
-            // SAFETY: The URB was not taken.
-            unsafe { (*urb).status = error.to_errno() };
-            C::complete(this);
-        }
+        C::complete(unsafe { KBox::<Self>::from_foreign((*urb).context.cast()) });
     }
 }
 
@@ -352,14 +322,17 @@ impl<C> Transfer<C> {
     ///
     /// Like everything below, meaningful after its end only.
     pub fn status(&self) -> i32 {
-        // SAFETY: By the type invariant the URB is valid and not in flight.
-        unsafe { (*self.urb.as_ptr()).status }
+        match &self.outcome {
+            Some(outcome) => outcome.status,
+            // SAFETY: By the type invariant the URB is valid and not in flight.
+            None => unsafe { (*self.urb.as_ptr()).status },
+        }
     }
 
     /// The number of bytes that were transferred, at most what was asked for.
     pub fn actual_length(&self) -> u32 {
-        let actual = match &self.stepwise {
-            Some(steps) => steps.transferred,
+        let actual = match &self.outcome {
+            Some(outcome) => outcome.actual_length,
             // SAFETY: As for `status`.
             None => unsafe { (*self.urb.as_ptr()).actual_length },
         };
@@ -439,9 +412,11 @@ impl<C> Drop for Transfer<C> {
 ///
 /// # Invariants
 ///
-/// A reference to the URB is held, and the URB was or will be submitted to `_device` only.
+/// A reference to the URB is held, and it and those of `pieces` were or will be submitted to
+/// `_device` only.
 pub struct Canceller {
     urb: NonNull<bindings::urb>,
+    pieces: Option<Arc<Pieces>>,
     _device: ARef<Device>,
 }
 
@@ -460,6 +435,9 @@ impl Canceller {
         // takes a reference until the completion has returned to it; by then the transfer, and the
         // device with it, may be gone for everybody else.
         unsafe {
+            if let Some(pieces) = &self.pieces {
+                pieces.cancel();
+            }
             bindings::usb_block_urb(self.urb.as_ptr());
             bindings::usb_unlink_urb(self.urb.as_ptr());
         }
