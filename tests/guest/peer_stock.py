@@ -149,8 +149,14 @@ class Remote:
         """The node of the disk, when its medium is known."""
         self.bound("usb-storage")
         node = self.node("block/sd?")
-        vhci.wait_for(lambda: int(Path("/sys/class/block", Path(node).name, "size").read_text()),
-                      f"the medium of {node}", vhci.ENUMERATION)
+
+        def readable():
+            # Its name and size are there before it can be opened.
+            with contextlib.suppress(OSError), open(node, "rb") as disk:
+                return int(Path("/sys/class/block", Path(node).name, "size").read_text()) and disk
+            return None
+
+        vhci.wait_for(readable, f"the medium of {node}", vhci.ENUMERATION)
         settle()
         return node
 
