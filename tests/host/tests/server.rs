@@ -143,7 +143,9 @@ fn replies_beyond_the_requests_are_bounded_too() {
         pending(&mut l, seqnum);
     }
     assert_eq!(l.refuse(4, -12), Ok(true));
+    assert!(l.has_room());
     assert_eq!(l.unlink(5, 77), Ok(Unlink::Answered { wake: false }));
+    assert!(!l.has_room());
     assert_eq!(l.refuse(6, -12), Err(Overflow));
     assert_eq!(l.unlink(7, 77), Err(Overflow));
     // Cancelling needs no room.
@@ -358,6 +360,12 @@ const MANY: Caps = Caps {
 };
 const EXTRA: usize = 3;
 
+/// A ledger whose table is keyed with this secret and so small that entries share buckets.
+fn keyed(secret: u64) -> Ledger {
+    let entries = (0..MANY.requests + EXTRA).map(|_| Entry::new()).collect();
+    ServerLedger::new(entries, vec![Bucket::new(); 4], MANY, secret).unwrap()
+}
+
 #[derive(Default)]
 struct Model {
     /// Requests by number of their admission.
@@ -543,8 +551,11 @@ proptest! {
         ..ProptestConfig::with_cases(3000)
     })]
     #[test]
-    fn every_call_does_what_the_model_says(calls in prop::collection::vec(call(), 1..150)) {
-        let mut l: Ledger = server(MANY, EXTRA);
+    fn every_call_does_what_the_model_says(
+        secret: u64,
+        calls in prop::collection::vec(call(), 1..150),
+    ) {
+        let mut l = keyed(secret);
         let mut model = Model::default();
         for call in calls {
             step(&mut l, &mut model, call);
@@ -552,6 +563,7 @@ proptest! {
             prop_assert_eq!((l.requests(), l.bytes()), (model.facts.len(), bytes));
             let idle = model.facts.is_empty() && model.queue.is_empty() && model.sending.is_empty();
             prop_assert_eq!(l.is_idle(), idle);
+            prop_assert_eq!(l.has_room(), !model.full());
         }
         let pending = |f: &&Fact| f.place == Place::Pending && f.unlink.is_none();
         let handles = model.facts.values().filter(pending);

@@ -4,6 +4,7 @@
 
 use proptest::prelude::*;
 use usbip_protocol::flags::TransferFlags;
+use usbip_protocol::limits::MAX_ISO_PACKETS;
 use usbip_protocol::op::{self, Device, Interface, Op};
 use usbip_protocol::wire::*;
 
@@ -102,6 +103,31 @@ proptest! {
                 prop_assert!(!matches!(word(0), 3 | 4));
             }
         }
+    }
+
+    /// What a server reads behind a request, and the endpoints that it looks for.
+    #[test]
+    fn requests_say_what_follows(mut cmd in submit(), iso: bool, near: bool, count in -2i32..1030) {
+        if near {
+            cmd.number_of_packets = count;
+            cmd.ep &= 0x1f;
+        }
+        let packets = u32::try_from(cmd.number_of_packets)
+            .ok()
+            .filter(|n| (1..=MAX_ISO_PACKETS).contains(n));
+        let data = if cmd.direction == Direction::Out { cmd.length } else { 0 };
+        let expected = match (iso, packets) {
+            (false, _) => Ok((data, 0)),
+            (true, Some(packets)) => Ok((data, packets)),
+            (true, None) => Err(BodyError::PacketCount(cmd.number_of_packets)),
+        };
+        let body = cmd.body(iso);
+        prop_assert_eq!(body.map(|body| (body.data, body.iso_packets)), expected);
+        if let Ok(body) = body {
+            prop_assert_eq!(body.total(), u64::from(data) + 16 * u64::from(body.iso_packets));
+            prop_assert_eq!(body.is_empty(), body.total() == 0);
+        }
+        prop_assert_eq!(cmd.endpoint().map(u32::from), (cmd.ep <= 15).then_some(cmd.ep));
     }
 
     /// Whatever a reply says, no more is read than the request has room for.
