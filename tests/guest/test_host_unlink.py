@@ -15,7 +15,7 @@ from host_wire import RetSubmit, RetUnlink, cmd_unlink, setup
 from vhci_wire import FLAG_DIR_IN, FLAG_SG, IN
 
 pytest_plugins = ("host_fixtures",)
-pytestmark = [pytest.mark.usefixtures("host_watched"), pytest.mark.lanes("uml", "stock-7.2")]
+pytestmark = [pytest.mark.usefixtures("host_watched"), pytest.mark.lanes("uml")]
 
 GONE = -errno.ECONNRESET
 
