@@ -379,7 +379,8 @@ def end_after(data: bytes, kind: str, reset: bool, asked: bool = False):
     """Attach, send `data`, and vanish; with `asked`, not before the first request, whose number
     replaces the one in `data`."""
     kernel, ours = vhci.stream_pair(kind)
-    number = vhci.hs()
+    # The hub driver gives a port up for a while on which devices come and go too fast.
+    number = vhci.hs(1 if asked else 0)
     attach_pair(kernel, number, DEVID, vhci.HIGH)
     peer = Peer(ours)
     if asked:
