@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Makes allocations fail, one after the other, without chance: `fail-nth` of one task."""
+"""Makes allocations fail, without chance: one after the other, `fail-nth` of a task, or all of
+them, `make-it-fail`, for what has a second way."""
 
 import contextlib
 import os
@@ -30,6 +31,24 @@ def sparing(function: str):
     finally:
         for name in ("reject-end", "reject-start"):
             (FAILSLAB / name).write_text("0")
+
+
+@contextlib.contextmanager
+def without_memory():
+    """Yields a function after which every allocation of a task fails, by its process number. Pages
+    fail as well, or there would be vmalloc()."""
+    kinds = (FAILSLAB, FAILSLAB.with_name("fail_page_alloc"))
+    settings = [(kind / name, value) for kind in kinds for name, value in (
+        ("ignore-gfp-wait", "N"), ("verbose", "0"), ("task-filter", "Y"), ("times", "-1"),
+        ("probability", "100"))] + [(kinds[1] / "min-order", "0")]
+    before = [(path, path.read_text()) for path, _ in settings]
+    for path, value in settings:
+        path.write_text(value)
+    try:
+        yield lambda task: Path(f"/proc/{task}/make-it-fail").write_text("1")
+    finally:
+        for path, value in reversed(before):
+            path.write_text(value)
 
 
 class Failing:
