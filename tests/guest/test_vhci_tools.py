@@ -125,17 +125,19 @@ def test_two_attaches_at_once(server):
     one = server("null", "zero")
     tools = {busid: subprocess.Popen(["usbip", "--tcp-port", str(one.port), "attach", "-r",
                                       "127.0.0.1", "-b", busid]) for busid in ("1-1", "1-2")}
-    seen = set()
+    seen, detached = set(), []
 
     def step():
-        """Waits for both; makes room if one spins."""
-        seen.update(port.devid for port in vhci.busy_ports() if port.devid)
+        """Waits for both; makes room, once, if one spins."""
+        busy = vhci.busy_ports()
+        seen.update(port.devid for port in busy if port.devid)
         running = [tool for tool in tools.values() if tool.poll() is None]
-        if len(running) == 1 and len(seen) == 1:
-            port, = vhci.busy_ports()
-            vhci.wait_configured(port.number)
+        # The port of the one that is done; that of the other is not in use yet.
+        if len(running) == len(seen) == len(busy) == 1 and not detached:
+            vhci.wait_configured(busy[0].number)
             if running[0].poll() is None:
-                vhci.detach(port.number)
+                vhci.detach(busy[0].number)
+                detached.append(busy[0].number)
         return not running
 
     vhci.wait_for(step, "both tools", vhci.ENUMERATION)
