@@ -8,7 +8,6 @@ use super::TransferType;
 use crate::bindings;
 use crate::errno::*;
 use core::ptr::NonNull;
-use kernel::device;
 use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::aref::{ARef, AlwaysRefCounted};
@@ -367,7 +366,7 @@ impl Locked<'_> {
     }
 
     /// Chooses a configuration by its value; 0: none. Interfaces appear, but no driver is bound to
-    /// them if the port of the device is [claimed](PortClaim). May sleep. C:
+    /// them if the port of the device is [claimed](super::driver::Bound::claim_port). May sleep. C:
     /// `usb_set_configuration()`.
     ///
     /// # Errors
@@ -415,32 +414,32 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Keeps drivers from binding to the interfaces of a device. Dropping it gives that up, which has to
-/// happen by the time `disconnect` of the driver has returned: later the hub may be on its way out
-/// as well.
+/// Keeps drivers from binding to the interfaces of a device; see [`super::driver::Bound::claim_port`].
+///
+/// Dropping it gives that up, which has to happen before the driver is unbound: later the hub may be
+/// on its way out as well.
 ///
 /// # Invariants
 ///
 /// The port that `device` is plugged into was claimed with the address of this device as the
 /// owner.
-pub struct PortClaim {
+pub(super) struct PortClaim {
     device: ARef<Device>,
 }
 
 impl PortClaim {
-    /// Claims the port of a device. `bound` is the same device. May sleep. C:
-    /// `usb_hub_claim_port()`.
+    /// Claims the port of a device. May sleep. C: `usb_hub_claim_port()`.
     ///
     /// # Errors
     ///
-    /// `EINVAL`: it is another one. `EBUSY`: somebody else has claimed it, as usbfs does for a
-    /// program. `ENODEV`: the device is a root hub, or gone.
-    pub fn new(device: ARef<Device>, bound: &device::Device<device::Bound>) -> Result<Self> {
-        // SAFETY: The device is valid; only the address is taken.
-        let own: *const bindings::device = unsafe { &raw const (*device.as_ptr()).dev };
-        if core::ptr::from_ref(bound).cast() != own {
-            return Err(EINVAL);
-        }
+    /// `EBUSY`: somebody else has claimed it, as usbfs does for a program. `ENODEV`: the device is
+    /// a root hub, or gone.
+    ///
+    /// # Safety
+    ///
+    /// The device is bound to the caller's driver, its lock is held, and the result is dropped
+    /// before it is unbound, with its lock held as well.
+    pub(super) unsafe fn new(device: ARef<Device>) -> Result<Self> {
         with_hub(&device, |hub, port, owner| {
             // SAFETY: See `with_hub`.
             to_result(unsafe { bindings::usb_hub_claim_port(hub, port, owner) })

@@ -7,12 +7,13 @@
 //! Another is asked about the devices that have no driver when it is registered, and about one whose
 //! name the user writes to its `bind` file.
 
-use super::device::Device;
+use super::device::{Device, PortClaim};
 use crate::bindings;
 use crate::sysfs::{self, Page};
 use core::marker::PhantomData;
 use kernel::container_of;
 use kernel::device;
+use kernel::devres;
 use kernel::error::{from_result, to_result};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -42,6 +43,21 @@ impl Bound {
         // SAFETY: By the type invariant the device is registered, and with it the root hub, which
         // holds the controller that the name belongs to.
         unsafe { CStr::from_char_ptr((*(*self.0.as_ptr()).bus).bus_name) }
+    }
+
+    /// Keeps other drivers from binding to the interfaces of the device, until this one is unbound
+    /// from it. For `probe`. May sleep. C: `usb_hub_claim_port()`.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: somebody else has claimed the port of the device, as usbfs does for a program.
+    /// `ENODEV`: the device is a root hub, or gone. `ENOMEM`.
+    pub fn claim_port(&self) -> Result {
+        // SAFETY: By the type invariant the device is bound, or being bound, and its lock is held.
+        // The driver core drops what is registered here when the driver is unbound or has refused
+        // the device, before it releases the lock.
+        let claim = unsafe { PortClaim::new((&self.0).into()) }?;
+        devres::register(self.as_ref(), claim, GFP_KERNEL)
     }
 }
 

@@ -14,7 +14,7 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{Arc, Mutex};
 use kernel_ext::prelude::*;
 use kernel_ext::sysfs::Page;
-use kernel_ext::usb::device::{Device, PortClaim};
+use kernel_ext::usb::device::Device;
 use kernel_ext::usb::driver::{Attribute, Bound, Driver, File, Show, Store};
 
 /// `USB_CLASS_HUB` of `include/uapi/linux/usb/ch9.h`.
@@ -53,17 +53,17 @@ impl Driver for StubDriver {
             pr_info!("{}: it is imported itself, by {}\n", name, dev.bus_name());
             return Err(ENODEV);
         }
-        let device: ARef<Device> = (&**dev).into();
-        let claim = PortClaim::new(device.clone(), dev.as_ref()).inspect_err(|error| {
+        dev.claim_port().inspect_err(|error| {
             pr_err!(
                 "{}: its port is in use by another program, error {}\n",
                 name,
                 error.to_errno()
             );
         })?;
+        let device: ARef<Device> = (&**dev).into();
         self.taken.add(&device)?;
         Stub::new(device, self.shared.clone())
-            .and_then(|stub| Exported::new(dev, stub, claim))
+            .and_then(|stub| Exported::new(dev, stub))
             .inspect_err(|_| self.taken.remove(dev))
     }
 

@@ -28,7 +28,7 @@ use kernel_ext::prelude::*;
 use kernel_ext::sync::wait::WaitQueue;
 use kernel_ext::sysfs::Files;
 use kernel_ext::time;
-use kernel_ext::usb::device::{Device, Locked, PortClaim};
+use kernel_ext::usb::device::{Device, Locked};
 use kernel_ext::usb::driver::Bound;
 use usbip_core::connection::Connection;
 use usbip_core::down::Down;
@@ -254,7 +254,6 @@ pub(crate) fn lock(device: &Device, give_up: impl Fn() -> bool) -> Option<Locked
 /// What the driver keeps for a device. The order of the fields is the order of the teardown.
 pub(crate) struct Exported {
     _files: Files<Arc<Stub>>,
-    _claim: PortClaim,
     /// The device.
     pub(crate) stub: Arc<Stub>,
 }
@@ -265,12 +264,11 @@ impl Exported {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(dev: &Bound, stub: Arc<Stub>, claim: PortClaim) -> Result<Arc<Self>> {
+    pub(crate) fn new(dev: &Bound, stub: Arc<Stub>) -> Result<Arc<Self>> {
         let files = sysfs::create(dev.as_ref(), &stub)?;
         Ok(Arc::new(
             Self {
                 _files: files,
-                _claim: claim,
                 stub,
             },
             GFP_KERNEL,
