@@ -12,6 +12,7 @@ use crate::new_spinlock_irqsave;
 use crate::sync::irqsave::SpinLockIrqSave;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::alloc::kvec::PushError;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -50,7 +51,7 @@ struct Linear(*mut u8);
 /// Every entry of `list` has a page of which this object holds a reference, and `length` says how
 /// many bytes from the start of it are valid; the first `large` are of [`MAX_ORDER`].
 struct Pages {
-    list: KVec<bindings::scatterlist>,
+    list: KVVec<bindings::scatterlist>,
     large: usize,
     pool: Arc<PagePool>,
 }
@@ -178,11 +179,13 @@ impl Buffer {
     ///
     /// As [`Self::linear`].
     pub fn pages(len: u32, pool: &Arc<PagePool>) -> Result<Self> {
+        // Somebody else chose how long the list is.
+        let flags = GFP_KERNEL | __GFP_NOWARN;
         let mut left = len as usize;
         let mut order = MAX_ORDER;
         // Owns what was allocated, also when this fails half way.
         let mut pages = Pages {
-            list: KVec::with_capacity(left.div_ceil(PAGE_SIZE << MAX_ORDER), GFP_KERNEL)?,
+            list: KVVec::with_capacity(left.div_ceil(PAGE_SIZE << MAX_ORDER), flags)?,
             large: 0,
             pool: pool.clone(),
         };
@@ -213,7 +216,7 @@ impl Buffer {
             // bytes. CAST: At most 32 KiB.
             unsafe { bindings::sg_set_page(&mut entry, page, size as c_uint) };
             // INVARIANT: The reference is the one that the allocation returned.
-            if let Err(error) = pages.list.push(entry, GFP_KERNEL) {
+            if let Err(error) = pages.list.push(entry, flags) {
                 // SAFETY: The page was not added to anything.
                 unsafe { bindings::put_page(page) };
                 return Err(error.into());
