@@ -43,12 +43,13 @@ pub struct Patience {
     interval: u32,
 }
 
-/// Probes of TCP keepalive that may stay without an answer.
+/// Probes of TCP keepalive that may stay without an answer. TCP goes by the user timeout where there
+/// is one, and ends a connection with the first probe after that; this is what `ss` shows.
 const PROBES: u32 = 3;
 
 impl Patience {
-    /// 30 s; a peer whose power was cut while nothing was going on is noticed after 25 s, instead of
-    /// the 2 h that are the system's default.
+    /// 30 s; a peer whose power was cut while nothing was going on is noticed after that time, instead
+    /// of the 2 h that are the system's default.
     pub const DEFAULT: Self = Self::seconds(30);
 
     /// So many seconds, at least 6 and at most a day.
