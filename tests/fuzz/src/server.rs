@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 
 use usbip_host_tests::server;
 use usbip_protocol::iso::{check_submitted, Packet};
-use usbip_protocol::ledger::server::{Caps, Completed, Drained, Refusal, Start, TxKind, Unlink};
+use usbip_protocol::ledger::server::{
+    Caps, Completed, Drained, Failure, Refusal, Start, TxKind, Unlink,
+};
 use usbip_protocol::ledger::Token;
 use usbip_protocol::wire::Command;
 
@@ -15,6 +17,11 @@ use crate::Input;
 const CAPS: Caps = Caps {
     requests: 6,
     bytes: 4096,
+};
+
+const FAILURE: Failure = Failure {
+    status: -71,
+    iso_packets: 0,
 };
 
 /// Move-only, and counted.
@@ -43,7 +50,7 @@ pub fn run(data: &[u8]) {
             };
             if let Some((token, id)) = next {
                 let handle: Option<Handle> = if meanwhile & 4 != 0 {
-                    let Completed::Queued { handle, .. } = ledger.fail(token, -71) else {
+                    let Completed::Queued { handle, .. } = ledger.fail(token, FAILURE) else {
                         panic!("stale")
                     };
                     handle
@@ -65,7 +72,7 @@ pub fn run(data: &[u8]) {
             if let Some(reply) = ledger.next_reply() {
                 match reply.kind {
                     TxKind::Submit(done) | TxKind::Unlinked(done) => results[done.0] += 1,
-                    TxKind::Refused(status) => assert!(status < 0),
+                    TxKind::Refused(failure) => assert!(failure.status < 0),
                     TxKind::Unlink(status) => assert!(status <= 0),
                 }
                 sending.push_back(reply.token);
@@ -98,7 +105,7 @@ pub fn run(data: &[u8]) {
                     }
                     Err(Refusal::Duplicate) => break,
                     Err(Refusal::Requests | Refusal::Bytes) => {
-                        if ledger.refuse(cmd.seqnum, -12).is_err() {
+                        if ledger.refuse(cmd.seqnum, FAILURE).is_err() {
                             break;
                         }
                     }

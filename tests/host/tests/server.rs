@@ -40,6 +40,13 @@ fn send(ledger: &mut Ledger) -> (u32, TxKind<Done>) {
     (reply.seqnum, reply.kind)
 }
 
+fn failure(status: i32) -> Failure {
+    Failure {
+        status,
+        iso_packets: 3,
+    }
+}
+
 fn idle(ledger: &mut Ledger) {
     assert_eq!(
         (ledger.requests(), ledger.bytes(), ledger.is_idle()),
@@ -93,7 +100,7 @@ fn requests_that_fail_or_never_reach_the_device() {
     );
     let token = l.admit(2, 0).unwrap();
     assert_eq!(
-        l.fail(token, -12),
+        l.fail(token, failure(-12)),
         Completed::Queued {
             wake: false,
             handle: None
@@ -101,17 +108,17 @@ fn requests_that_fail_or_never_reach_the_device() {
     );
     let token = pending(&mut l, 3);
     assert_eq!(
-        l.fail(token, -22),
+        l.fail(token, failure(-22)),
         Completed::Queued {
             wake: false,
             handle: Some(Handle(3))
         }
     );
-    assert_eq!(l.refuse(4, -90), Ok(false));
+    assert_eq!(l.refuse(4, failure(-90)), Ok(false));
     assert_eq!(send(&mut l), (1, TxKind::Submit(Done(1))));
-    assert_eq!(send(&mut l), (2, TxKind::Refused(-12)));
-    assert_eq!(send(&mut l), (3, TxKind::Refused(-22)));
-    assert_eq!(send(&mut l), (4, TxKind::Refused(-90)));
+    assert_eq!(send(&mut l), (2, TxKind::Refused(failure(-12))));
+    assert_eq!(send(&mut l), (3, TxKind::Refused(failure(-22))));
+    assert_eq!(send(&mut l), (4, TxKind::Refused(failure(-90))));
     idle(&mut l);
 }
 
@@ -142,11 +149,11 @@ fn replies_beyond_the_requests_are_bounded_too() {
     for seqnum in 1..=3 {
         pending(&mut l, seqnum);
     }
-    assert_eq!(l.refuse(4, -12), Ok(true));
+    assert_eq!(l.refuse(4, failure(-12)), Ok(true));
     assert!(l.has_room());
     assert_eq!(l.unlink(5, 77), Ok(Unlink::Answered { wake: false }));
     assert!(!l.has_room());
-    assert_eq!(l.refuse(6, -12), Err(Overflow));
+    assert_eq!(l.refuse(6, failure(-12)), Err(Overflow));
     assert_eq!(l.unlink(7, 77), Err(Overflow));
     // Cancelling needs no room.
     assert!(matches!(
@@ -201,7 +208,7 @@ fn unlink_of_a_pending_request_is_its_only_reply() {
             assert_eq!(send(&mut l), (2, TxKind::Unlinked(Done(0))));
         } else {
             assert_eq!(
-                l.fail(token, -104),
+                l.fail(token, failure(-104)),
                 Completed::Queued {
                     wake: true,
                     handle: None
@@ -221,7 +228,7 @@ fn unlink_before_the_request_is_started() {
     assert_eq!(l.unlink(3, 1), Ok(Unlink::Answered { wake: true }));
     assert_eq!(l.start(token, Handle(1)), Start::Cancelled(Handle(1)));
     assert_eq!(
-        l.fail(token, -104),
+        l.fail(token, failure(-104)),
         Completed::Queued {
             wake: false,
             handle: None
@@ -266,7 +273,7 @@ fn nothing_survives_teardown() {
     let unlinked = pending(&mut l, 5);
     l.unlink(50, 5).unwrap();
     l.complete(unlinked, Done(5));
-    l.refuse(7, -12).unwrap();
+    l.refuse(7, failure(-12)).unwrap();
     l.unlink(80, 8).unwrap();
     let rest: Vec<_> = std::iter::from_fn(|| l.drain()).collect();
     assert_eq!(
@@ -280,7 +287,7 @@ fn nothing_survives_teardown() {
     idle(&mut l);
     assert_eq!(l.start(reserved, Handle(1)), Start::Stale(Handle(1)));
     assert_eq!(l.complete(with_device, Done(2)), Completed::Stale(Done(2)));
-    assert_eq!(l.fail(cancelling, -104), Completed::Stale(()));
+    assert_eq!(l.fail(cancelling, failure(-104)), Completed::Stale(()));
     assert!(!l.sent(sending));
     // The same numbers may be used again.
     for seqnum in 1..=8 {
@@ -445,11 +452,13 @@ fn step(l: &mut Ledger, model: &mut Model, call: Call) {
         Call::Refuse(seqnum) => {
             let full = model.full();
             assert_eq!(
-                l.refuse(seqnum, -12),
+                l.refuse(seqnum, failure(-12)),
                 if full { Err(Overflow) } else { Ok(wake) }
             );
             if !full {
-                model.queue.push_back((seqnum, TxKind::Refused(-12), None));
+                model
+                    .queue
+                    .push_back((seqnum, TxKind::Refused(failure(-12)), None));
             }
         }
         Call::Start(n) => {
@@ -482,9 +491,10 @@ fn step(l: &mut Ledger, model: &mut Model, call: Call) {
         Call::Fail(n) => {
             let Some(id) = model.nth(n) else { return };
             let fact = model.facts[&id];
-            let result = l.fail(fact.token, -71);
+            let result = l.fail(fact.token, failure(-71));
             if matches!(fact.place, Place::Reserved | Place::Pending) {
-                let (wake, handle) = model.end(id, TxKind::Refused(-71), TxKind::Unlink(-71));
+                let (wake, handle) =
+                    model.end(id, TxKind::Refused(failure(-71)), TxKind::Unlink(-71));
                 let handle = handle.then_some(Handle(id));
                 assert_eq!(result, Completed::Queued { wake, handle });
             } else {

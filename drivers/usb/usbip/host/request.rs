@@ -12,6 +12,7 @@ use kernel_ext::usb::transfer;
 use kernel_ext::usb::urb::Flags;
 use kernel_ext::usb::TransferType;
 use usbip_protocol::flags::{self, Flag};
+use usbip_protocol::ledger::server::Failure;
 use usbip_protocol::limits::{MAX_DRAIN_BYTES, MAX_ISO_PACKETS, MAX_URB_BYTES};
 use usbip_protocol::status::errno;
 use usbip_protocol::wire::{Body, BodyError, CmdSubmit, Direction};
@@ -22,6 +23,16 @@ pub(crate) struct Refused {
     pub(crate) body: Body,
     /// The answer, a negative errno.
     pub(crate) status: i32,
+}
+
+impl Refused {
+    /// What the answer says.
+    pub(crate) fn failure(&self) -> Failure {
+        Failure {
+            status: self.status,
+            iso_packets: self.body.iso_packets,
+        }
+    }
 }
 
 /// What to do about a request.

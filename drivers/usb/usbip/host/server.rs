@@ -30,8 +30,8 @@ use usbip_core::stats::Stats;
 use usbip_core::usbip_dbg;
 use usbip_protocol::iso::{self, DESCRIPTOR_LEN};
 use usbip_protocol::ledger::server::{
-    bucket_len, Bucket, Caps, Completed, Drained, Entry, Overflow, Refusal, ServerLedger, Start,
-    TxKind, TxReply, Unlink,
+    bucket_len, Bucket, Caps, Completed, Drained, Entry, Failure, Overflow, Refusal, ServerLedger,
+    Start, TxKind, TxReply, Unlink,
 };
 use usbip_protocol::ledger::Token;
 use usbip_protocol::limits::MAX_EXTRA_REPLIES;
@@ -151,14 +151,14 @@ impl Server {
             });
         let Ok(mut transfer) = transfer else {
             skip(inbox, body)?;
-            fail(connection, token, ENOMEM);
+            fail(connection, token, ENOMEM, body.iso_packets);
             return Ok(());
         };
         if body.data > 0 {
             receive_data(&mut transfer, body.data, inbox)?;
         }
         if !receive_packets(&mut transfer, body.iso_packets, inbox)? {
-            fail(connection, token, EINVAL);
+            fail(connection, token, EINVAL, body.iso_packets);
             return Ok(());
         }
         self.dispatch(connection, token, transfer);
@@ -202,7 +202,8 @@ impl Server {
         {
             Ok(Some(transfer)) => launch(connection, transfer),
             Ok(None) => {}
-            Err(error) => fail(connection, token, error),
+            // A control request has no packets.
+            Err(error) => fail(connection, token, error, 0),
         }
     }
 
@@ -216,7 +217,9 @@ impl Server {
     ) -> Result<(), Down> {
         usbip_dbg!(Rx, "request {} refused: {}\n", seqnum, refused.status);
         skip(inbox, refused.body)?;
-        let wake = self.with_room(connection, |ledger| ledger.refuse(seqnum, refused.status))?;
+        let wake = self.with_room(connection, |ledger| {
+            ledger.refuse(seqnum, refused.failure())
+        })?;
         if wake {
             connection.kick();
         }
@@ -365,16 +368,17 @@ impl Side for Server {
 pub(crate) fn launch(connection: &Arc<Connection<Server>>, transfer: KBox<Transfer<Flight>>) {
     let server = connection.side();
     let token = transfer.context.token;
+    let packets = transfer.request().packets;
     let canceller = transfer.canceller();
     let start = server.ledger.lock().start(token, canceller);
     if !matches!(start, Start::Started) {
-        return fail(connection, token, ECONNRESET);
+        return fail(connection, token, ECONNRESET, packets);
     }
     if let Err((error, transfer)) = transfer.submit(server.anchor.as_ref()) {
         drop(transfer);
         // It was cancelled in this moment.
         let error = if error == EPERM { ECONNRESET } else { error };
-        fail(connection, token, error);
+        fail(connection, token, error, packets);
     }
 }
 
@@ -386,14 +390,21 @@ pub(crate) fn complete(connection: &Arc<Connection<Server>>, token: Token, done:
     }
 }
 
-/// Queues an error as the result of a request that was accepted.
-pub(crate) fn fail(connection: &Arc<Connection<Server>>, token: Token, error: Error) {
-    usbip_dbg!(Rx, "a request failed: {}\n", error.to_errno());
-    let outcome = connection
-        .side()
-        .ledger
-        .lock()
-        .fail(token, error.to_errno());
+/// Queues an error as the result of a request that was accepted, of so many packets if it is
+/// isochronous.
+pub(crate) fn fail(
+    connection: &Arc<Connection<Server>>,
+    token: Token,
+    error: Error,
+    iso_packets: u32,
+) {
+    let status = error.to_errno();
+    usbip_dbg!(Rx, "a request failed: {}\n", status);
+    let failure = Failure {
+        status,
+        iso_packets,
+    };
+    let outcome = connection.side().ledger.lock().fail(token, failure);
     if let Completed::Queued { wake: true, .. } = outcome {
         connection.kick();
     }
@@ -476,14 +487,9 @@ fn send(reply: &Reply, sender: &mut Sender<'_>, stats: &Stats) -> Result<(), Dow
             stats.round_trip(since);
             done.status()
         }
-        TxKind::Refused(status) => {
-            let ret = RetSubmit {
-                seqnum,
-                status: *status,
-                ..RetSubmit::default()
-            };
-            sender.outbox().push(&ret.build())?;
-            *status
+        TxKind::Refused(failure) => {
+            send_failure(seqnum, *failure, sender)?;
+            failure.status
         }
         TxKind::Unlinked(done) => {
             let status = done.status();
@@ -504,6 +510,39 @@ fn send(reply: &Reply, sender: &mut Sender<'_>, stats: &Stats) -> Result<(), Dow
         Stats::count(&stats.errors);
     }
     Ok(())
+}
+
+/// Gathers the RET_SUBMIT of a request that was not carried out, with a descriptor for each of its
+/// packets: without them the client would take what comes next for descriptors, or give up.
+fn send_failure(seqnum: u32, failure: Failure, sender: &mut Sender<'_>) -> Result<(), Down> {
+    // CAST: At most `MAX_ISO_PACKETS`.
+    let packets = failure.iso_packets as i32;
+    let ret = RetSubmit {
+        seqnum,
+        status: failure.status,
+        number_of_packets: packets,
+        error_count: packets,
+        ..RetSubmit::default()
+    };
+    sender.outbox().push(&ret.build())?;
+    let descriptor = iso::Packet {
+        offset: 0,
+        length: 0,
+        actual_length: 0,
+        status: failure.status,
+    };
+    for _ in 0..failure.iso_packets {
+        push_descriptor(&descriptor, sender)?;
+    }
+    Ok(())
+}
+
+/// Gathers an isochronous descriptor.
+fn push_descriptor(descriptor: &iso::Packet, sender: &mut Sender<'_>) -> Result<(), Down> {
+    if sender.outbox().room() < DESCRIPTOR_LEN {
+        sender.flush()?;
+    }
+    sender.outbox().push(&descriptor.build())
 }
 
 /// Gathers or sends a RET_SUBMIT with what the device has sent.
@@ -568,16 +607,13 @@ fn send_iso(seqnum: u32, transfer: &Transfer<Flight>, sender: &mut Sender<'_>) -
         sender.flush_with(slices, true)?;
     }
     for packet in packets() {
-        if sender.outbox().room() < DESCRIPTOR_LEN {
-            sender.flush()?;
-        }
         let descriptor = iso::Packet {
             offset: packet.offset,
             length: packet.length,
             actual_length: packet.actual_length,
             status: packet.status,
         };
-        sender.outbox().push(&descriptor.build())?;
+        push_descriptor(&descriptor, sender)?;
     }
     Ok(())
 }

@@ -204,7 +204,7 @@ fn run(item: Item) {
     let give_up = || connection.is_dying() || device.is_unplugged();
     if let Some(special) = item.special {
         let Some(locked) = stub::lock(device, give_up) else {
-            return server::fail(&connection, token, ESHUTDOWN);
+            return server::fail(&connection, token, ESHUTDOWN, 0);
         };
         let result = special.carry_out(&locked);
         drop(locked);

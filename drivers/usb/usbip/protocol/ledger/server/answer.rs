@@ -75,6 +75,16 @@ pub enum Unlink<H> {
     },
 }
 
+/// How a request ends that was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Failure {
+    /// A negative errno.
+    pub status: i32,
+    /// Number of packets of an isochronous request, zero for every other type. A client expects
+    /// as many descriptors whatever the status says.
+    pub iso_packets: u32,
+}
+
 /// The next reply to send, to be reported with [`super::ServerLedger::sent`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct TxReply<D> {
@@ -92,8 +102,9 @@ pub struct TxReply<D> {
 pub enum TxKind<D> {
     /// RET_SUBMIT with the result of the request.
     Submit(D),
-    /// RET_SUBMIT with this status, nothing transferred.
-    Refused(i32),
+    /// RET_SUBMIT with this status, for the request and for each of its packets; nothing
+    /// transferred.
+    Refused(Failure),
     /// RET_UNLINK with the status of the cancelled request; its data goes nowhere.
     Unlinked(D),
     /// RET_UNLINK with this status.

@@ -26,7 +26,7 @@ use super::{next_generation, BadStorage, Token};
 mod answer;
 mod table;
 
-pub use answer::{Completed, Drained, Overflow, Refusal, Start, TxKind, TxReply, Unlink};
+pub use answer::{Completed, Drained, Failure, Overflow, Refusal, Start, TxKind, TxReply, Unlink};
 pub use table::{bucket_len, Bucket};
 use table::{Chained, Table};
 
@@ -205,14 +205,13 @@ where
         Ok(token)
     }
 
-    /// Answers a request that was not accepted with `status`, a negative errno. Returns whether
-    /// to wake the tx thread.
+    /// Answers a request that was not accepted. Returns whether to wake the tx thread.
     ///
     /// # Errors
     ///
     /// See [`Overflow`].
-    pub fn refuse(&mut self, seqnum: u32, status: i32) -> Result<bool, Overflow> {
-        self.reply(seqnum, TxKind::Refused(status))
+    pub fn refuse(&mut self, seqnum: u32, failure: Failure) -> Result<bool, Overflow> {
+        self.reply(seqnum, TxKind::Refused(failure))
     }
 
     /// Announces that an accepted request goes to the device: call this first, then start it.
@@ -240,14 +239,13 @@ where
         self.end(token, done, TxKind::Submit, TxKind::Unlinked)
     }
 
-    /// Queues `status`, a negative errno, as the result of an accepted request that could not be
-    /// carried out.
-    pub fn fail(&mut self, token: Token, status: i32) -> Completed<H, ()> {
+    /// Queues the result of an accepted request that could not be carried out.
+    pub fn fail(&mut self, token: Token, failure: Failure) -> Completed<H, ()> {
         self.end(
             token,
             (),
-            |()| TxKind::Refused(status),
-            |()| TxKind::Unlink(status),
+            |()| TxKind::Refused(failure),
+            |()| TxKind::Unlink(failure.status),
         )
     }
 
