@@ -167,6 +167,19 @@ def test_s68_iso_out(iso, device):
     in_step(device)
 
 
+@beyond_c
+@pytest.mark.parametrize("ep", [5, 6], ids=["in", "out"])
+def test_iso_failed_as_a_whole(iso, device, ep):
+    """A server that could not carry out a request has nothing to say about its packets."""
+    urb = usbfs.iso_in(5, LENGTHS) if ep == 5 else usbfs.iso_out(6, LENGTHS, bytes(sum(LENGTHS)))
+    device.submit(urb)
+    iso.peer.complete(iso.peer.next(), status=-errno.ENOSPC, actual=0, packets=0)
+    assert device.reap() is urb
+    assert (urb.status, urb.actual, urb.error_count) == (-errno.EPROTO, 0, len(LENGTHS))
+    assert urb.iso == [(0, -errno.EPROTO)] * len(LENGTHS)
+    in_step(device)
+
+
 def test_s69_s73_iso_in(iso, device):
     """Short packets: data comes compacted and ends up at the offset of its packet."""
     device.submit(urb := usbfs.iso_in(5, LENGTHS))

@@ -218,6 +218,21 @@ fn the_body_of_a_reply_is_bounded_by_the_request() {
             Err(BodyError::PacketCount(bad))
         );
     }
+    // Failed as a whole: no data, and no packets.
+    let failed = |actual, packets| RetSubmit {
+        status: -2,
+        ..ret(actual, packets)
+    };
+    for direction in [In, Out] {
+        let urb = urb(direction, 4);
+        assert_eq!(failed(0, 0).body(urb), Ok(Body::NONE));
+        assert_eq!(failed(0, 4).body(urb), data(0, 4));
+        assert_eq!(ret(0, 0).body(urb), Err(BodyError::PacketCount(0)));
+        assert_eq!(failed(1, 0).body(urb), Err(BodyError::PacketCount(0)));
+        for bad in [-1, 1, 3, 5] {
+            assert_eq!(failed(0, bad).body(urb), Err(BodyError::PacketCount(bad)));
+        }
+    }
     assert_eq!(
         Body {
             data: u32::MAX,

@@ -442,11 +442,20 @@ fn push_descriptors(outbox: &mut Outbox, urb: &Linked) -> Result<(), Down> {
 /// Puts what the header of a reply says into the URB; returns the status.
 fn take_result(urb: &mut Linked, ret: &wire::RetSubmit, unlinking: bool) -> i32 {
     let iso = urb.iso_packets() > 0;
+    let status = Status::from_peer(ret.status, Expect::Urb { iso, unlinking }).raw();
     urb.set_actual_length(u32::try_from(ret.actual_length).unwrap_or(0));
     if iso {
         urb.set_start_frame(ret.start_frame);
+        if ret.number_of_packets == 0 {
+            // Failed as a whole, without a word about its packets.
+            let packets = urb.iso_packets();
+            for index in 0..packets {
+                urb.set_iso_result(index, 0, status);
+            }
+            urb.set_error_count(packets);
+        }
     }
-    Status::from_peer(ret.status, Expect::Urb { iso, unlinking }).raw()
+    status
 }
 
 /// Receives a payload into the buffer of its URB.

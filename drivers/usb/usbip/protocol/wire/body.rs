@@ -92,7 +92,8 @@ impl RetSubmit {
     }
 
     /// What follows this header, given the request it answers. IN data follows whatever the
-    /// status says.
+    /// status says. Descriptors follow an isochronous reply, except if it says that there are none
+    /// because the request failed as a whole.
     ///
     /// # Errors
     ///
@@ -100,6 +101,10 @@ impl RetSubmit {
     /// For anything but isochronous requests the packet count means nothing and is not checked.
     pub fn body(&self, urb: UrbMeta) -> Result<Body, BodyError> {
         let actual = self.actual(urb)?;
+        let failed = self.number_of_packets == 0 && self.status != 0 && actual == 0;
+        if failed {
+            return Ok(Body::NONE);
+        }
         if urb.iso_packets != 0 && u32::try_from(self.number_of_packets) != Ok(urb.iso_packets) {
             return Err(BodyError::PacketCount(self.number_of_packets));
         }
