@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Both ends of a serial line: QEMU's USB adapter, and the port of the guest that it leads to."""
 
+import contextlib
 import os
 import random
 import select
@@ -13,12 +14,18 @@ PORT = "/dev/virtio-ports/rusbip.serial"
 LENGTH = 4000
 
 
-def adapter(device: Remote) -> str:
-    """The node of an attached adapter, set up to change nothing that passes."""
+@contextlib.contextmanager
+def adapter(device: Remote):
+    """The node of an attached adapter, set up to change nothing that passes. It is kept open: when it
+    is opened the driver resets the adapter, and what has come in by then is gone."""
     device.bound("ftdi_sio")
     node = device.node("tty/ttyUSB*")
-    run("stty", "-F", node, "raw", "-echo", "115200")
-    return node
+    fd = os.open(node, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        run("stty", "-F", node, "raw", "-echo", "115200")
+        yield node
+    finally:
+        os.close(fd)
 
 
 def said(name: str) -> bytes:

@@ -181,8 +181,7 @@ def test_keyboard(remote, machine):
 
 @STOCK
 def test_serial(remote):
-    node = peer_serial.adapter(remote("serial"))
-    with ThreadPoolExecutor() as pool:
+    with peer_serial.adapter(remote("serial")) as node, ThreadPoolExecutor() as pool:
         far = pool.submit(peer_serial.talk, peer_serial.PORT, "port", "adapter")
         peer_serial.talk(node, "adapter", "port")
         far.result()

@@ -58,8 +58,7 @@ def test_keyboard(remote, machine):
 
 def test_serial(remote):
     """What goes into one end of the line comes out of the other, both ways at once."""
-    node = peer_serial.adapter(remote("serial"))
-    with ThreadPoolExecutor() as pool:
+    with peer_serial.adapter(remote("serial")) as node, ThreadPoolExecutor() as pool:
         far = pool.submit(peer_serial.talk, peer_serial.PORT, "port", "adapter")
         peer_serial.talk(node, "adapter", "port")
         far.result()
