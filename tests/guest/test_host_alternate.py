@@ -85,3 +85,19 @@ def test_changed_while_the_data_arrives(device, link, before, after):
     received = device.receive(ADDRESS, 5)
     assert link.reply(link.submit_out(ADDRESS, b"works")).status == 0
     assert received.wait() == b"works"
+
+
+def test_changed_without_waiting(link):
+    """A client that goes on while the setting changes: each request is for the one setting or the
+    other, and usbcore has nothing to complain of. (Isochronous ones look different on the wire.)"""
+    changes, requests = [], []
+    for kind in (INTERRUPT, BULK) * 20:
+        changes.append(link.submit_control(setup(1, SET_INTERFACE, kind, 0)))
+        requests += [link.submit(OUT, ADDRESS, LENGTH, data=bytes(LENGTH), **request(kind))
+                     for _ in range(3)]
+    # The last ones are with the device, which does not take them.
+    changes.append(link.submit_control(setup(1, SET_INTERFACE, BULK, 0)))
+    found = link.replies(len(changes) + len(requests))
+    assert {found[number].status for number in changes} == {0}
+    assert {found[number].status for number in requests} <= {-errno.ENOENT, -errno.ESHUTDOWN}
+    link.in_step()

@@ -236,17 +236,50 @@ impl Device {
             }
             (*endpoint).desc.bmAttributes
         };
-        let kind = match u32::from(attributes) & bindings::USB_ENDPOINT_XFERTYPE_MASK {
-            bindings::USB_ENDPOINT_XFER_CONTROL => TransferType::Control,
-            bindings::USB_ENDPOINT_XFER_ISOC => TransferType::Isochronous,
-            bindings::USB_ENDPOINT_XFER_BULK => TransferType::Bulk,
-            _ => TransferType::Interrupt,
-        };
         Some(Endpoint {
             number,
             is_in,
-            kind,
+            kind: transfer_type(attributes),
         })
+    }
+
+    /// Whether an endpoint with the address of this one has another type in another alternate
+    /// setting or configuration. Any context.
+    pub fn has_other_type(&self, endpoint: Endpoint) -> bool {
+        let address = endpoint.number | if endpoint.is_in { 0x80 } else { 0 };
+        let dev = self.as_ptr();
+        // SAFETY: By the type invariant the device is valid. usbcore reads and checks the
+        // descriptors before it registers a device, and keeps them unchanged as long as that: a
+        // configuration has as many interfaces, an interface as many settings and a setting as many
+        // endpoints as are said next to each. What lies beside them may change, so there are no
+        // references.
+        unsafe {
+            items((*dev).config, (*dev).descriptor.bNumConfigurations.into())
+                .flat_map(|config| {
+                    let caches = (&raw const (*config).intf_cache)
+                        .cast::<*const bindings::usb_interface_cache>();
+                    items(caches, (*config).desc.bNumInterfaces.into())
+                })
+                .map(|cache| cache.read())
+                .filter(|cache| !cache.is_null())
+                .flat_map(|cache| {
+                    let settings = &raw const (*cache).altsetting;
+                    items(
+                        settings.cast::<bindings::usb_host_interface>(),
+                        (*cache).num_altsetting as usize,
+                    )
+                })
+                .flat_map(|setting| {
+                    items(
+                        (*setting).endpoint.cast_const(),
+                        (*setting).desc.bNumEndpoints.into(),
+                    )
+                })
+                .any(|one| {
+                    (*one).desc.bEndpointAddress & 0x8f == address
+                        && transfer_type((*one).desc.bmAttributes) != endpoint.kind
+                })
+        }
     }
 
     /// Takes the device's own lock if it is free.
@@ -303,6 +336,22 @@ impl Device {
             result
         }
     }
+}
+
+/// The type of an endpoint by the attributes of its descriptor (USB 2.0 table 9-13).
+fn transfer_type(attributes: u8) -> TransferType {
+    match u32::from(attributes) & bindings::USB_ENDPOINT_XFERTYPE_MASK {
+        bindings::USB_ENDPOINT_XFER_CONTROL => TransferType::Control,
+        bindings::USB_ENDPOINT_XFER_ISOC => TransferType::Isochronous,
+        bindings::USB_ENDPOINT_XFER_BULK => TransferType::Bulk,
+        _ => TransferType::Interrupt,
+    }
+}
+
+/// Pointers to the items of an array in memory; none if `start` is null.
+fn items<T>(start: *const T, count: usize) -> impl Iterator<Item = *const T> {
+    let count = if start.is_null() { 0 } else { count };
+    (0..count).map(move |index| start.wrapping_add(index))
 }
 
 /// An endpoint of a device, as it was when it was looked up.

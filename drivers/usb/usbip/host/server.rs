@@ -182,6 +182,19 @@ impl Server {
         find()
     }
 
+    /// Whether an endpoint keeps its type for now: usbcore warns about a URB for one that is becoming
+    /// something else in this moment. Waits for what goes on; where the address means the same in
+    /// every setting, there is nothing to wait for.
+    fn is_settled(&self, connection: &Connection<Self>, endpoint: Endpoint) -> bool {
+        if !self.specials.is_busy() || !self.device().has_other_type(endpoint) {
+            return true;
+        }
+        // Only this thread makes it busy again.
+        self.specials
+            .wait_idle_timeout(CHANGE_MS, || connection.is_dying());
+        !self.specials.is_busy()
+    }
+
     /// Starts a request that is complete.
     fn dispatch(
         &self,
@@ -191,6 +204,9 @@ impl Server {
     ) {
         let request = transfer.request();
         if request.endpoint.number != 0 {
+            if !self.is_settled(connection, request.endpoint) {
+                return fail(connection, token, ENOENT, request.packets);
+            }
             return launch(connection, transfer);
         }
         let special = Special::parse(&Setup(request.setup), |number, is_in| {
