@@ -3,13 +3,15 @@
 nothing on the wire that was not submitted, a port that works for the next device."""
 
 import errno
-import os
 import random
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -346,26 +348,32 @@ def test_peer_resumes(session, device):
     in_step(device)
 
 
+# No fork() of this process, which has threads.
+KILLED = """
+import signal, sys
+import vhci_usbfs as usbfs
+device = usbfs.Device(sys.argv[1])
+device.claim()
+data = bytes(int(sys.argv[2]))
+for urb in usbfs.bulk_out(2, data), usbfs.bulk_in(1, 64), usbfs.bulk_out(2, data):
+    device.submit(urb)
+print("submitted", flush=True)
+signal.pause()
+"""
+
+
 @beyond_c
 def test_killed_process(session):
     """A process that is killed with URBs in flight at a peer that does not answer."""
     session.peer.manual()
     node = vhci.devnode(session.path)
-    child = os.fork()
-    if child == 0:
-        try:
-            device = usbfs.Device(node)
-            device.claim()
-            device.submit(usbfs.bulk_out(2, bytes(BIG)))
-            device.submit(usbfs.bulk_in(1, 64))
-            device.submit(usbfs.bulk_out(2, bytes(BIG)))
-            os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
+    child = subprocess.Popen([sys.executable, "-c", KILLED, node, str(BIG)],
+                             cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "submitted\n"
     session.peer.recv_exact(HEADER + 100)
+    child.kill()
     vhci.detach(session.port)
-    assert vhci.wait_for(lambda: os.waitpid(child, os.WNOHANG)[0] == child, "the process to end",
-                         vhci.TEARDOWN)
+    assert child.wait(vhci.TEARDOWN) == -signal.SIGKILL
     session.gone()
 
 
