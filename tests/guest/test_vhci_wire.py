@@ -365,21 +365,28 @@ def reply(pdu: Submit, data: bytes) -> bytes:
 # --- receive timeouts -------------------------------------------------------------------------
 
 # Seconds. The test's own peer, in a process of many threads, has to answer within them.
-TIMEOUT = 1.2
+TIMEOUT = 2
+LONGER = 2.4
 
-def plug_with_timeout(seconds: float):
+
+def plug_with_timeout():
+    """A device whose socket gets a receive timeout once the device is configured."""
     kernel, ours = vhci.stream_pair("tcp")
-    whole, part = int(seconds), int(seconds % 1 * 1e6)
-    kernel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", whole, part))
     peer = Peer(ours, FakeDevice()).auto()
-    attach_pair(kernel, vhci.hs(), DEVID, vhci.HIGH)
-    return peer, vhci.wait_configured(vhci.hs())
+    with kernel.dup() as same:
+        attach_pair(kernel, vhci.hs(), DEVID, vhci.HIGH)
+        path = vhci.wait_configured(vhci.hs())
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", TIMEOUT, 0))
+    # The receiver waits with the old one, until something comes.
+    with usbfs.Device(vhci.devnode(path)) as device:
+        in_step(device)
+    return peer, path
 
 
 def test_s80_receive_timeout_idle():
     """With nothing awaited, a receive timeout of the socket means nothing."""
-    peer, path = plug_with_timeout(TIMEOUT)
-    vhci.stays(lambda: vhci.port(vhci.hs()).state == vhci.USED, "dropped", 1.6)
+    peer, path = plug_with_timeout()
+    vhci.stays(lambda: vhci.port(vhci.hs()).state == vhci.USED, "dropped", LONGER)
     with usbfs.Device(vhci.devnode(path)) as device:
         in_step(device)
     vhci.detach(vhci.hs())
@@ -388,7 +395,7 @@ def test_s80_receive_timeout_idle():
 
 
 def test_s80_receive_timeout_pending():
-    peer, path = plug_with_timeout(TIMEOUT)
+    peer, path = plug_with_timeout()
     with usbfs.Device(vhci.devnode(path)) as device:
         device.claim()
         device.submit(urb := usbfs.bulk_in(1, 64))
@@ -405,10 +412,10 @@ def test_s80_receive_timeout_pending():
 def test_s80_receive_timeout_inside_a_header():
     """An unlink answer nobody waits for arrives in two parts, a timeout apart."""
     from vhci_wire import ret_unlink  # pylint: disable=import-outside-toplevel
-    peer, path = plug_with_timeout(TIMEOUT)
+    peer, path = plug_with_timeout()
     raw = ret_unlink(0x7FFFFFF0, 0)
     peer.send(raw[:20])
-    vhci.stays(lambda: vhci.port(vhci.hs()).state == vhci.USED, "dropped", 1.6)
+    vhci.stays(lambda: vhci.port(vhci.hs()).state == vhci.USED, "dropped", LONGER)
     peer.send(raw[20:])
     with usbfs.Device(vhci.devnode(path)) as device:
         in_step(device)
