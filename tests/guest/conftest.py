@@ -3,7 +3,8 @@
 
 A test runs in every guest lane unless it says `@pytest.mark.lanes("stock", "uml-kasan", …)`:
 names of lanes, or of the groups "stock", "uml" and "pair". The pair lanes run test_pair_* only.
-RUSBIP_PART=1/2 leaves the first, third, … of the lane's tests.
+All cases of a test with many run in lane uml-kasan only, every third in the others. RUSBIP_PART=1/2
+leaves the first, third, … of the lane's tests.
 """
 
 import os
@@ -29,10 +30,24 @@ def pytest_collection_modifyitems(config, items):
     def belongs(item):
         marks = [name for mark in item.iter_markers("lanes") for name in mark.args]
         return not LANE or not marks or LANE in marks or LANE.split("-")[0] in marks
-    chosen = [item for item in items if belongs(item)][PART - 1::PARTS]
+    chosen = [item for item in items if belongs(item)]
+    if LANE and LANE != "uml-kasan":
+        chosen = thinned(chosen)
+    chosen = chosen[PART - 1::PARTS]
     if other := set(items) - set(chosen):
         config.hook.pytest_deselected(items=list(other))
         items[:] = chosen
+
+
+def thinned(items):
+    """Every third case of each test with more than six. They differ in values, and what depends on
+    those is where in memory something goes wrong: KASAN sees all of them. Which locks are taken in
+    which order does not, nor does what the distribution's kernel is like."""
+    cases = {}
+    for item in items:
+        cases.setdefault((item.path, item.originalname), []).append(item)
+    kept = {item for same in cases.values() for item in (same[::3] if len(same) > 6 else same)}
+    return [item for item in items if item in kept]
 
 
 @pytest.fixture(scope="session")
