@@ -1,9 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The scripted device while it is exported: one connection for as many tests as it survives."""
+"""Exported devices: the scripted one, with one connection for as many tests as it survives; any, in
+the hands of the client of this kernel."""
+
+import contextlib
 
 import host
+import peer_stock
 import vhci
 from host_client import Client, Closed
+
+SPEEDS = {"1.5": vhci.LOW, "12": vhci.FULL, "480": vhci.HIGH, "5000": vhci.SUPER}
+
+
+@contextlib.contextmanager
+def attached(busid: str):
+    """A device that the server has, attached again by the client; yields it there."""
+    speed = SPEEDS[(vhci.USB / busid / "speed").read_text().strip()]
+    one, other = vhci.stream_pair("tcp")
+    with one, other:
+        host.sockfd(busid, one.fileno())
+        number = vhci.port_for(speed)
+        vhci.attach(number, other.fileno(), host.devid(busid), speed)
+    try:
+        yield peer_stock.Remote(number)
+    finally:
+        peer_stock.detach(number)
+        host.wait_status(busid)
 
 
 class Export:

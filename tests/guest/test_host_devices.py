@@ -21,6 +21,7 @@ import peer_serial
 import peer_sound
 import peer_stock
 import vhci
+from host_export import attached
 from test_vhci_devices import BULK, UNLINK, path_of_testusb, run_cases
 
 pytest_plugins = ("vhci_fixtures", "host_fixtures")
@@ -31,21 +32,10 @@ STOCK = pytest.mark.lanes("stock")
 
 
 @contextlib.contextmanager
-def passed_on(busid: str, kind: str = "tcp"):
+def passed_on(busid: str):
     """A device in the hands of the server, attached again by the client; yields it there."""
-    speed = {"1.5": vhci.LOW, "12": vhci.FULL, "480": vhci.HIGH, "5000": vhci.SUPER}[
-        (vhci.USB / busid / "speed").read_text().strip()]
-    with host.exported(busid):
-        one, other = vhci.stream_pair(kind)
-        with one, other:
-            host.sockfd(busid, one.fileno())
-            number = vhci.port_for(speed)
-            vhci.attach(number, other.fileno(), host.devid(busid), speed)
-        try:
-            yield peer_stock.Remote(number)
-        finally:
-            peer_stock.detach(number)
-            host.wait_status(busid)
+    with host.exported(busid), attached(busid) as device:
+        yield device
 
 
 # --- gadgets ----------------------------------------------------------------------------------
