@@ -32,6 +32,9 @@ RECOVERY = 5.0 * vhci.SLACK
 
 # A test of a property that this server has and the contract with the C driver does not ask for.
 beyond_c = pytest.mark.skipif(HOST == "c", reason="a property of this server")
+# A test of the debug kernels that says something about a real controller's driver as well, and asks
+# for no more than usbredir can do.
+controller_too = pytest.mark.lanes("stock-7.2")
 
 
 # --- the module -------------------------------------------------------------------------------

@@ -92,8 +92,15 @@ class Model(FakeDevice):
             return b"" if setup.value in (0, *self.configurations) else None
         if (setup.request_type, setup.request) in ((1, 11), (0x81, 10)):
             return self.of_interface(setup)
+        if setup.request_type == 2 and not self.exists(setup.index):
+            return None
         answer = self.standard(setup)
         return None if answer is None else answer[:setup.length]
+
+    def exists(self, address: int) -> bool:
+        """Whether there is such an endpoint at the moment."""
+        return not address & 15 or address in [
+            one.address for one in self.endpoints(self.configuration, self.settings)]
 
     def of_interface(self, setup):
         """SET_INTERFACE and GET_INTERFACE."""

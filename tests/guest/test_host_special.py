@@ -7,7 +7,7 @@ import pytest
 
 import host
 import vhci
-from host import beyond_c
+from host import beyond_c, controller_too
 from host_client import (CLEAR_FEATURE, ENDPOINT_HALT, GET_CONFIGURATION, GET_INTERFACE,
                          GET_STATUS, PORT_RESET, SET_CONFIGURATION, SET_FEATURE, SET_INTERFACE)
 from host_model import BULK_IN, BULK_OUT, INT_IN, INT_OUT, NOWHERE, OTHER_IN, OTHER_OUT
@@ -48,6 +48,7 @@ def replied(reply, status: int) -> bool:
 
 # --- SET_CONFIGURATION ------------------------------------------------------------------------
 
+@controller_too
 def test_s119_set_configuration(export, link, gadget):
     """The core sends it once, and knows the interfaces of the new configuration."""
     for value, inward, outward in ((2, OTHER_IN, OTHER_OUT), (1, BULK_IN, BULK_OUT)):
@@ -61,6 +62,7 @@ def test_s119_set_configuration(export, link, gadget):
     moves(link, gadget, INT_IN, INT_OUT)
 
 
+@controller_too
 def test_s119_set_configuration_again(export, link, gadget):
     """The configuration that is active already is set anew."""
     since = len(gadget.requests)
@@ -70,6 +72,7 @@ def test_s119_set_configuration_again(export, link, gadget):
     moves(link, gadget, BULK_IN, BULK_OUT)
 
 
+@controller_too
 def test_s119_unconfigured(export, link, gadget):
     """Configuration 0: no endpoint is left but 0."""
     assert replied(link.control(0, SET_CONFIGURATION, 0), 0)
@@ -81,6 +84,7 @@ def test_s119_unconfigured(export, link, gadget):
     moves(link, gadget, BULK_IN, BULK_OUT)
 
 
+@controller_too
 def test_s120_configuration_unknown_to_the_core(export, link, gadget):
     """The device has the last word."""
     since = len(gadget.requests)
@@ -90,6 +94,7 @@ def test_s120_configuration_unknown_to_the_core(export, link, gadget):
     moves(link, gadget, BULK_IN, BULK_OUT)
 
 
+@controller_too
 def test_configuration_refused_by_the_device(export, link, gadget):
     """The status is the device's, and the next configuration works."""
     gadget.model.refused = {(SET_CONFIGURATION, 2, 0)}
@@ -103,6 +108,7 @@ def test_configuration_refused_by_the_device(export, link, gadget):
     moves(link, gadget, BULK_IN, BULK_OUT)
 
 
+@controller_too
 def test_requests_wait_for_the_configuration(link, gadget):
     """A client need not wait for replies: requests to endpoint 0 are done in order."""
     pdus = [link.pack(0, 0, 0, control=setup(0, SET_CONFIGURATION, value)) for value in (2, 0, 1)]
@@ -116,6 +122,7 @@ def test_requests_wait_for_the_configuration(link, gadget):
 
 # --- SET_INTERFACE ----------------------------------------------------------------------------
 
+@controller_too
 def test_s119_set_interface(export, link, gadget):
     since = len(gadget.requests)
     for value in (1, 1, 0):
@@ -127,6 +134,7 @@ def test_s119_set_interface(export, link, gadget):
         (1, SET_INTERFACE, value, 0) for value in (1, 1, 0)]
 
 
+@controller_too
 @pytest.mark.parametrize("value,index", [(2, 0), (0, 2), (255, 0), (0, 255)])
 def test_s120_setting_unknown_to_the_core(export, link, gadget, value, index):
     """What the core refuses is put to the device."""
@@ -136,6 +144,7 @@ def test_s120_setting_unknown_to_the_core(export, link, gadget, value, index):
     moves(link, gadget, BULK_IN, BULK_OUT)
 
 
+@controller_too
 def test_setting_refused_by_the_device(export, link, gadget):
     gadget.model.refused = {(SET_INTERFACE, 1, 0)}
     try:
@@ -147,6 +156,7 @@ def test_setting_refused_by_the_device(export, link, gadget):
     assert alternate(export.busid, 0) == 0
 
 
+@controller_too
 def test_setting_ends_transfers_of_its_interface(link, gadget):
     """Those of the interface come back, those of others stay."""
     ending = [link.submit_in(BULK_IN, 64) for _ in range(3)]
@@ -164,8 +174,11 @@ def test_setting_ends_transfers_of_its_interface(link, gadget):
 
 # --- CLEAR_FEATURE(ENDPOINT_HALT) -------------------------------------------------------------
 
-@pytest.mark.parametrize("address", [0x80 | BULK_IN, BULK_OUT, 0x80 | INT_IN, INT_OUT],
-                         ids=["bulk in", "bulk out", "interrupt in", "interrupt out"])
+# usbredir has no halt of interrupt endpoints.
+@pytest.mark.parametrize("address", [
+    pytest.param(0x80 | BULK_IN, marks=controller_too, id="bulk in"),
+    pytest.param(BULK_OUT, marks=controller_too, id="bulk out"),
+    pytest.param(0x80 | INT_IN, id="interrupt in"), pytest.param(INT_OUT, id="interrupt out")])
 def test_s119_clear_halt(link, gadget, address):
     ep = address & 15
     gadget.halt(address)
@@ -183,12 +196,14 @@ def test_s119_clear_halt(link, gadget, address):
         assert link.reply(ask()).actual == 4
 
 
+@controller_too
 @pytest.mark.parametrize("address", [NOWHERE, 0x80 | NOWHERE])
 def test_s120_clear_halt_of_no_endpoint(link, address):
     assert replied(link.control(2, CLEAR_FEATURE, ENDPOINT_HALT, address), -errno.EPIPE)
     link.in_step()
 
 
+@controller_too
 def test_s119_set_halt_is_nothing_special(link, gadget):
     """SET_FEATURE(ENDPOINT_HALT) is for the device alone."""
     address = 0x80 | BULK_IN
@@ -200,6 +215,7 @@ def test_s119_set_halt_is_nothing_special(link, gadget):
 
 # --- SET_FEATURE(PORT_RESET) ------------------------------------------------------------------
 
+@controller_too
 def test_s121_port_reset(export, link, gadget):
     """The device is reset and configured as before; the connection stays."""
     resets = gadget.resets
@@ -213,6 +229,7 @@ def test_s121_port_reset(export, link, gadget):
     moves(link, gadget, BULK_IN, BULK_OUT)
 
 
+@controller_too
 def test_s121_port_reset_ends_transfers(link, gadget):
     """What was in flight comes back with an error, each once."""
     ending = [link.submit_in(BULK_IN, 64), link.submit_in(INT_IN, 8, interval=1),
@@ -226,6 +243,7 @@ def test_s121_port_reset_ends_transfers(link, gadget):
     moves(link, gadget, BULK_IN, BULK_OUT)
 
 
+@controller_too
 @pytest.mark.parametrize("control", [setup(0x23, SET_FEATURE, 8, 1), setup(0x20, SET_FEATURE, 4, 1),
                                      setup(0x23, CLEAR_FEATURE, 4, 1)])
 def test_s121_only_the_reset_is_special(link, gadget, control):
@@ -260,6 +278,7 @@ def held(link, gadget):
     return number, request
 
 
+@controller_too
 @beyond_c
 def test_nobody_else_waits(link, gadget, held):
     """Other endpoints, and unlinks of anything, are served meanwhile."""
@@ -276,6 +295,7 @@ def test_nobody_else_waits(link, gadget, held):
     link.set_interface(0, 0)
 
 
+@controller_too
 def test_unlink_while_it_runs(link, gadget, held):
     """The request or its unlink is answered, in bounded time; the stream goes on."""
     number, request = held

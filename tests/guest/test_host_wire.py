@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from host import beyond_c
+from host import beyond_c, controller_too
 from host_client import GET_CONFIGURATION, GET_DESCRIPTOR
 from host_model import (BULK_IN, BULK_OUT, INT_IN, INT_OUT, INT_PACKET, SINK, SOURCE, STALL,
                         VENDOR_IN, VENDOR_OUT, pattern)
@@ -30,6 +30,7 @@ def done(seqnum: int, data: bytes = b"", *, actual: int | None = None, status: i
 
 # --- control ----------------------------------------------------------------------------------
 
+@controller_too
 @pytest.mark.parametrize("length", [1, 8, 18, 64, 255])
 def test_control_in(link, gadget, length):
     """As much as the device has, at most what was asked for."""
@@ -44,6 +45,7 @@ def test_control_in_of_the_vendor(link, sent, asked):
     assert link.recv() == done(number, pattern(sent)[:asked])
 
 
+@controller_too
 @pytest.mark.parametrize("length", [0, 1, 64, 65, 4096])
 def test_control_out(link, gadget, length):
     """The setup packet and the data arrive as they were sent; the reply has no data."""
@@ -56,6 +58,7 @@ def test_control_out(link, gadget, length):
     assert data == pattern(length)
 
 
+@controller_too
 @pytest.mark.parametrize("control", [setup(VENDOR_IN, STALL, 0, 0, 64),
                                      setup(VENDOR_OUT, STALL, 0, 0, 0),
                                      setup(0x80, GET_DESCRIPTOR, 0x2200, 0, 64)])
@@ -95,6 +98,7 @@ def test_fields_without_a_meaning(link, gadget):
 
 # --- bulk -------------------------------------------------------------------------------------
 
+@controller_too
 @pytest.mark.parametrize("flags", [0, FLAG_SG], ids=["linear", "sg"])
 @pytest.mark.parametrize("length", SIZES)
 def test_s125_bulk_in(link, gadget, length, flags):
@@ -105,6 +109,7 @@ def test_s125_bulk_in(link, gadget, length, flags):
     assert sent.wait() == data
 
 
+@controller_too
 @pytest.mark.parametrize("flags", [0, FLAG_SG], ids=["linear", "sg"])
 @pytest.mark.parametrize("length", SIZES)
 def test_s125_bulk_out(link, gadget, length, flags):
@@ -115,6 +120,7 @@ def test_s125_bulk_out(link, gadget, length, flags):
     assert received.wait() == data
 
 
+@controller_too
 @pytest.mark.parametrize("flags", [0, FLAG_SG], ids=["linear", "sg"])
 @pytest.mark.parametrize("sent", [0, 1, PACKET, PACKET + 1, 4096, 10000])
 def test_bulk_in_short(link, gadget, sent, flags):
@@ -124,6 +130,7 @@ def test_bulk_in_short(link, gadget, sent, flags):
     assert link.recv() == done(number, pattern(sent))
 
 
+@controller_too
 def test_bulk_in_empty(link, gadget):
     """A transfer of no bytes takes an empty packet."""
     sent = gadget.send(BULK_IN, b"")
@@ -132,6 +139,7 @@ def test_bulk_in_empty(link, gadget):
     assert sent.wait() == b""
 
 
+@controller_too
 def test_bulk_out_empty(link, gadget):
     """A transfer of no bytes is an empty packet, with ZERO_PACKET or without."""
     for flags in (0, FLAG_ZERO_PACKET):
@@ -141,6 +149,7 @@ def test_bulk_out_empty(link, gadget):
         assert received.wait() == b""
 
 
+@controller_too
 @pytest.mark.parametrize("length", [PACKET, 4 * PACKET])
 def test_zero_packet(link, gadget, length):
     """Only with ZERO_PACKET a transfer of full packets ends in an empty one."""
@@ -158,6 +167,7 @@ def test_zero_packet(link, gadget, length):
     assert received.wait() == pattern(length)
 
 
+@controller_too
 def test_short_not_ok(link, gadget):
     """s72: the data comes with the error."""
     for sent, status in ((100, -errno.EREMOTEIO), (PACKET, 0)):
@@ -166,6 +176,7 @@ def test_short_not_ok(link, gadget):
         assert link.recv() == done(number, pattern(sent), status=status)
 
 
+@controller_too
 def test_s118_overflow(link, gadget):
     """The device sends more than was asked for: what fits comes with the error."""
     gadget.send(BULK_IN, pattern(PACKET))
@@ -174,6 +185,7 @@ def test_s118_overflow(link, gadget):
     link.in_step()
 
 
+@controller_too
 @pytest.mark.parametrize("flags", [0, FLAG_SG], ids=["linear", "sg"])
 def test_s117_bulk_stall(link, gadget, flags):
     for address, ask in ((0x80 | BULK_IN, lambda: link.submit_in(BULK_IN, 5000, flags=flags)),
@@ -188,6 +200,7 @@ def test_s117_bulk_stall(link, gadget, flags):
 
 # --- interrupt --------------------------------------------------------------------------------
 
+@controller_too
 @pytest.mark.parametrize("interval", [1, 2, 8, 1000])
 def test_interrupt_in(link, gadget, interval):
     gadget.send(INT_IN, b"report")
@@ -195,6 +208,7 @@ def test_interrupt_in(link, gadget, interval):
     assert link.recv() == done(number, b"report")
 
 
+@controller_too
 @pytest.mark.parametrize("length", [0, 1, INT_PACKET, 3 * INT_PACKET + 1])
 def test_interrupt_out(link, gadget, length):
     received = gadget.receive(INT_OUT, max(length, 1))
@@ -203,6 +217,7 @@ def test_interrupt_out(link, gadget, length):
     assert received.wait() == pattern(length)
 
 
+@controller_too
 def test_interrupt_in_waits(link, gadget):
     """A report may take as long as it likes, and nothing else waits for it."""
     waiting = link.submit_in(INT_IN, 8, interval=8)
@@ -287,6 +302,7 @@ def test_s127_scatter_gather_where_it_means_nothing(link, gadget, flags):
 
 # --- many at once -----------------------------------------------------------------------------
 
+@controller_too
 def test_queue_in(link, gadget):
     """Transfers of one endpoint are done in order."""
     asked = [link.submit_in(BULK_IN, PACKET) for _ in range(64)]
@@ -296,6 +312,7 @@ def test_queue_in(link, gadget):
         assert link.recv() == done(number, pattern(100 + turn, turn))
 
 
+@controller_too
 def test_queue_out(link, gadget):
     asked = [link.submit_out(BULK_OUT, pattern(1000 + turn, turn)) for turn in range(64)]
     received = [gadget.receive(BULK_OUT, 1000 + turn) for turn in range(64)]
@@ -304,6 +321,7 @@ def test_queue_out(link, gadget):
         assert received[turn].wait() == pattern(1000 + turn, turn)
 
 
+@controller_too
 def test_both_ways_and_control(link, gadget):
     """Endpoints do not wait for each other; every request is answered once."""
     rng = random.Random(5)
