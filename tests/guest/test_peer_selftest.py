@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The kernel's selftest of USB/IP, unchanged, with our client in the place of vhci_hcd.
+"""The kernel's selftest of USB/IP, unchanged, with our client in the place of vhci_hcd, and with
+either server in that of usbip_host.
 
 The script prints what the tools say and always succeeds, so what it printed is judged here.
 """
@@ -14,6 +15,7 @@ import pytest
 
 import peer_stock
 import vhci
+from lib.guestlib import MODULES
 
 pytest_plugins = ("vhci_fixtures",)
 pytestmark = pytest.mark.lanes("stock")
@@ -30,15 +32,44 @@ def script():
     return path
 
 
+# The module that exports devices, which may have a name of its own, and how it begins a line of the
+# kernel log about a device.
+SERVERS = {"usbip_host": "usbip-host BUSID: ", "usbip_host_rs": "usbip_host_rs: "}
+
+
 @pytest.fixture
 def stand_in():
-    """`modprobe vhci_hcd` is content with the client that is loaded."""
+    """`modprobe vhci_hcd` is content with the client that is loaded; a function that has `modprobe`
+    do something else for another module, too."""
     folder = Path("/run/modprobe.d")
     folder.mkdir(exist_ok=True)
-    file = folder / "vhci_hcd_rs.conf"
-    file.write_text("install vhci_hcd /bin/true\n")
-    yield
+    file = folder / "rusbip.conf"
+
+    def install(name, command):
+        with open(file, "a", encoding="ascii") as rules:
+            rules.write(f"install {name} {command}\n")
+
+    install("vhci_hcd", "/bin/true")
+    yield install
     file.unlink()
+
+
+@pytest.fixture(params=SERVERS)
+def server(request, stand_in, tmp_path, monkeypatch):
+    """What the script loads and removes as usbip_host: the name of the module. None is loaded yet,
+    so nothing has been said of it."""
+    subprocess.run(["modprobe", "-r", "usbip_host"], check=True)
+    if request.param != "usbip_host":
+        file = MODULES / f"{request.param}.ko"
+        stand_in("usbip_host", f"/sbin/insmod {file}")
+        (tmp_path / "bin").mkdir()
+        rmmod = tmp_path / "bin/rmmod"
+        rmmod.write_text(f'#!/bin/sh\n[ "$*" = usbip_host ] && set {request.param}\n'
+                         'exec /sbin/rmmod "$@"\n')
+        rmmod.chmod(0o755)
+        monkeypatch.setenv("PATH", str(rmmod.parent), prepend=":")
+    yield request.param
+    subprocess.run(["rmmod", request.param], check=True)
 
 
 @pytest.fixture
@@ -77,8 +108,8 @@ def device():
 
 # What usbipd says when it starts and finds nothing to export.
 STARTING = re.compile(r"^(lib)?usbip: info: [Pp]lease load .*\n", re.MULTILINE)
-# Title of each part of the script, and what the tools say in it; BUSID is the device. The exporting
-# side is the kernel's own: the parts without a text depend on it alone, or list all of USB.
+# Title of each part of the script, and what the tools say in it; BUSID is the device. The parts
+# without a text list all of USB.
 NONE = "Imported USB devices\n====================\n"
 EXPORTED = """Exportable USB devices
 ======================
@@ -94,6 +125,7 @@ IMPORTED = NONE + """Port 00: <Port in Use> at Full Speed\\(12Mbps\\)
            -> remote bus/dev [0-9]{3}/[0-9]{3}
 """
 DETACHED = "usbip: info: Port {} is already detached!\n\n"
+NOT_TAKEN = "(.*\n)*\\[.*\\] PREFIXBUSID is not in match_busid table\\.\\.\\. skip!\n"
 PARTS = (
     ("Running USB over IP Testing on BUSID",
      "Load usbip_host module\nusbip_test: module usbip_host is loaded \\[OK\\]\n"
@@ -130,18 +162,20 @@ PARTS = (
     # There are more than 100 ports.
     ("Detach invalid port tests - expect invalid port error message", DETACHED.format(100)),
     ("Expect to see export-able devices", None),
-    ("Remove usbip_host module", None),
+    ("Remove usbip_host module",
+     "Run lsusb - bound devices should be rebound to original drivers\n(.*\n)*"),
     ("Run bind without usbip_host - expect fail",
      "usbip: error: unable to bind device on BUSID\n"),
     ("Run lsusb - devices that failed to bind aren't bound to any driver", None),
-    ("modprobe usbip_host - does it work?", None),
-    # What the kernel logged.
-    (None, None),
+    ("modprobe usbip_host - does it work?",
+     "Should see -busid- is not in match_busid table... skip! dmesg\n"),
+    # What the kernel logged, when the module came back and found the device without a driver.
+    (None, NOT_TAKEN),
     ("End of USB over IP Testing on BUSID", ""),
 )
 
 
-def test_selftest(script, stand_in, tools, device):
+def test_selftest(script, server, tools, device):
     done = subprocess.run(["bash", str(script), "-b", device, "-p", str(tools)], text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
                           stdin=subprocess.DEVNULL, timeout=60 * vhci.SLACK)
@@ -149,6 +183,11 @@ def test_selftest(script, stand_in, tools, device):
     output = STARTING.sub("", done.stdout)
     parts = [part.partition("\n") for part in re.split(r"^={62}\n", output, flags=re.M)]
     for (title, text), (found, _, body) in zip(PARTS, parts):
-        assert title is None or found == title.replace("BUSID", device)
-        assert text is None or re.fullmatch(text.replace("BUSID", device), body), (title, body)
+        if title is None:
+            body = f"{found}\n{body}"
+        else:
+            assert found == title.replace("BUSID", device)
+        if text is not None:
+            text = text.replace("PREFIX", SERVERS[server]).replace("BUSID", device)
+            assert re.fullmatch(text, body), (title, body)
     assert len(parts) == len(PARTS)
