@@ -64,11 +64,12 @@ def counters() -> dict:
 
 
 def round_trip() -> float:
-    """The smoothed round trip of the connection to the server in ms, the longest if several."""
+    """The shortest round trip that a connection to the server has had, in ms."""
     text = run("ss", "-Htin", "dport", "=", f":{PORT}")
-    return max(float(one) for one in re.findall(r"\brtt:([0-9.]+)/", text))
+    return min(float(one) for one in re.findall(r"\bminrtt:([0-9.]+)", text))
 
 
-def reset():
-    """Gives up every connection of USB/IP; the other end gets a reset."""
-    run("ss", "-HtK", f"( sport = :{PORT} or dport = :{PORT} )")
+def reset(port: int = PORT) -> int:
+    """Gives up every connection of USB/IP, or that of another port; the other end gets a reset.
+    Returns how many there were."""
+    return run("ss", "-HtK", f"( sport = :{port} or dport = :{port} )").count("ESTAB")
