@@ -3,8 +3,11 @@
 
 A test runs in every guest lane unless it says `@pytest.mark.lanes("stock", "uml-kasan", …)`:
 names of lanes, or of the groups "stock", "uml" and "pair". The pair lanes run test_pair_* only.
-All cases of a test with many run in lane uml-kasan only, every third in the others. RUSBIP_PART=1/2
-leaves the first, third, … of the lane's tests.
+All cases of a test with many run in lane uml-kasan only, every third in the others but those of
+pairs. RUSBIP_PART=1/2 leaves the first, third, … of the lane's tests.
+
+A test of a pair runs with every combination of server and client unless it says
+`@pytest.mark.pairs("rust-rust", …)`; what RUSBIP_PAIR names, it runs with in any case.
 """
 
 import os
@@ -18,20 +21,28 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from lib import guestlib, monitor  # noqa: E402  (the path above makes them importable)
 
 LANE = os.environ.get("RUSBIP_LANE", "")
+CHOSEN_PAIRS = "RUSBIP_PAIR" in os.environ
 PART, PARTS = map(int, (os.environ.get("RUSBIP_PART") or "1/1").split("/"))
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "lanes(*names): the lanes or groups this test belongs to")
+    config.addinivalue_line("markers", "pairs(*names): the combinations of server and client")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Drops the tests of other lanes and parts, without counting them as skipped."""
+    """Drops the tests of other lanes, combinations and parts, without counting them as skipped."""
+    def names(item, kind):
+        return [name for mark in item.iter_markers(kind) for name in mark.args]
+
     def belongs(item):
-        marks = [name for mark in item.iter_markers("lanes") for name in mark.args]
-        return not LANE or not marks or LANE in marks or LANE.split("-")[0] in marks
+        lanes, pairs = names(item, "lanes"), names(item, "pairs")
+        if pairs and not CHOSEN_PAIRS and item.callspec.params["server"] not in pairs:
+            return False
+        return not LANE or not lanes or LANE in lanes or LANE.split("-")[0] in lanes
     chosen = [item for item in items if belongs(item)]
-    if LANE and LANE != "uml-kasan":
+    # The cases of a pair are few, and none is like another.
+    if LANE and LANE != "uml-kasan" and not LANE.startswith("pair"):
         chosen = thinned(chosen)
     chosen = chosen[PART - 1::PARTS]
     if other := set(items) - set(chosen):

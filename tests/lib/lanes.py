@@ -24,7 +24,7 @@ LANES = ("host", "uml-kasan", "uml-lockdep", "stock-7.2", "stock-7.3", "pair")
 PARTS = {"uml-kasan": 2, "uml-lockdep": 2}
 # Seconds until a guest counts as stuck: about three times what a lane takes on two processors. All
 # of them still fit into the time that continuous integration has.
-TIMEOUT = {"uml": 1800, "stock": 1800, "pair": 900}
+TIMEOUT = {"uml": 1800, "stock": 1800, "pair": 1200}
 PYTHON = {"PYTHONPATH": "/rusbip/tests:/usr/local/lib/rusbip/python"}
 PYTEST = ("python3", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short", "-ra",
           "-p", "lib.progress", "--junitxml=/out/junit.xml")
