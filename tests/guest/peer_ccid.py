@@ -12,17 +12,31 @@ GET_SLOT_STATUS, SLOT_STATUS = 0x65, 0x81
 NO_CARD = 2
 
 
-def check(device: Remote):
-    """Commands are answered while an interrupt request waits, and that one can be taken back."""
-    ends = {}
+def endpoints(device: Remote) -> dict:
+    """The numbers of the endpoints "event", "in" and "out"."""
+    found = {}
     for folder in device.path.glob(f"{device.path.name}:1.0/ep_*"):
         kind = (folder / "type").read_text().strip()
         way = (folder / "direction").read_text().strip()
-        ends["event" if kind == "Interrupt" else way] = int(folder.name[3:], 16) & 0x0F
-    assert sorted(ends) == ["event", "in", "out"]
+        found["event" if kind == "Interrupt" else way] = int(folder.name[3:], 16) & 0x0F
+    assert sorted(found) == ["event", "in", "out"]
+    return found
+
+
+def await_event(reader: usbfs.Device, ends: dict) -> usbfs.Urb:
+    """An interrupt request that waits for a card, which nobody will ever put in. The reader has it
+    already: what was said after it has been answered."""
+    reader.claim()
+    event = reader.submit(usbfs.interrupt_in(ends["event"], 8))
+    assert slot_status(reader, ends, 0)[6] == 0
+    return event
+
+
+def check(device: Remote):
+    """Commands are answered while an interrupt request waits, and that one can be taken back."""
+    ends = endpoints(device)
     with usbfs.Device(device.usbfs()) as reader:
-        reader.claim()
-        event = reader.submit(usbfs.interrupt_in(ends["event"], 8))
+        event = await_event(reader, ends)
         for sequence in range(1, 21):
             assert slot_status(reader, ends, sequence) == struct.pack(
                 "<BIBBBBB", SLOT_STATUS, 0, 0, sequence, NO_CARD, 0, 0)

@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import vhci
@@ -79,21 +80,28 @@ def local_disk(number: str):
     return None
 
 
+def in_flight(node: str) -> int:
+    """Requests that a disk has not answered."""
+    return sum(map(int, Path("/sys/class/block", Path(node).name, "inflight").read_text().split()))
+
+
 class Traffic:
-    """Reads from a disk over and over, past all caches, until that fails or the context ends."""
+    """Reads a block of a disk over and over, past all caches, until that fails or the context ends;
+    or writes one, beyond all files."""
 
-    BLOCK = 1 << 16
+    def __init__(self, node: str, block: int = 1 << 16, write: bool = False):
+        self.block, self.write = block, write
+        self.done, self.since, self.stop = 0, time.monotonic(), False
+        self.node = node
+        self.fd = os.open(node, (os.O_WRONLY if write else os.O_RDONLY) | os.O_DIRECT)
+        self.thread = threading.Thread(target=self._run)
 
-    def __init__(self, node: str):
-        self.reads, self.stop = 0, False
-        self.fd = os.open(node, os.O_RDONLY | os.O_DIRECT)
-        self.thread = threading.Thread(target=self._read)
-
-    def _read(self):
-        buffer = mmap.mmap(-1, self.BLOCK)  # aligned, as O_DIRECT wants it
+    def _run(self):
+        buffer = mmap.mmap(-1, self.block)  # aligned, as O_DIRECT wants it
+        move = os.pwritev if self.write else os.preadv
         with contextlib.suppress(OSError):
-            while not self.stop and os.preadv(self.fd, [buffer], 0) == self.BLOCK:
-                self.reads += 1
+            while not self.stop and move(self.fd, [buffer], AREA) == self.block:
+                self.done, self.since = self.done + 1, time.monotonic()
 
     def __enter__(self):
         self.thread.start()
@@ -106,10 +114,17 @@ class Traffic:
         os.close(self.fd)
 
     def wait_flowing(self):
-        """Wait until some more reads have succeeded."""
-        enough = self.reads + 3
-        vhci.wait_for(lambda: self.reads >= enough, "data from the disk", vhci.ENUMERATION)
+        """Wait until some more blocks have been moved."""
+        enough = self.done + 3
+        vhci.wait_for(lambda: self.done >= enough, f"traffic with {self.node}", vhci.ENUMERATION)
+
+    def wait_in_flight(self, seconds: float):
+        """Wait until a request has been with the disk for so long."""
+        vhci.wait_for(lambda: time.monotonic() > self.since + seconds, f"{self.node} to be slow",
+                      vhci.ENUMERATION)
+        assert in_flight(self.node) == 1
 
     def wait_over(self, timeout: float = vhci.TEARDOWN):
-        """Wait until a read has failed."""
-        vhci.wait_for(lambda: not self.thread.is_alive(), "reading to fail", timeout)
+        """Wait until it has failed."""
+        vhci.wait_for(lambda: not self.thread.is_alive(), f"traffic with {self.node} to fail",
+                      timeout)

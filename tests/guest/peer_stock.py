@@ -100,7 +100,13 @@ def export(name: str) -> tuple:
 def unexport(number: str, before: list):
     """Gives a device back to the drivers that it had."""
     usbip("unbind", "-b", number)
-    vhci.wait_for(lambda: drivers(vhci.USB / number) == before, f"the drivers {before} of {number}")
+    has_drivers(number, before)
+
+
+def has_drivers(number: str, names: list):
+    """Wait until the interfaces of a device have these drivers."""
+    vhci.wait_for(lambda: drivers(vhci.USB / number) == names, f"the drivers {names} of {number}",
+                  vhci.ENUMERATION)
 
 
 def available(number: str):

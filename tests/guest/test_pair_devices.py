@@ -5,13 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import pair_server
 import peer_ccid
 import peer_disk
 import peer_keyboard
 import peer_serial
 import peer_sound
-import peer_stock
 import vhci
 from lib import monitor, pair
 from peer_stock import run
@@ -77,23 +75,6 @@ def test_headset(remote, tmp_path):
     frames = peer_sound.RATE // 2
     peer_sound.play_loudest(remote("audio"), tmp_path, frames, 2)
     pair.call(peer_sound.wait_heard, frames, 2)
-
-
-def test_unplugged(server):
-    """A device that is pulled out at the server is gone at the client. Plugged in again and bound
-    again, it is as before."""
-    number, _ = pair.call(peer_stock.export, "kbd")
-    server.available(number)
-    with server.attached(number) as device:
-        pair.call(monitor.unplug, "kbd")
-        vhci.wait_free(device.port)
-        vhci.wait_gone(device.path.name)
-    pair.call(pair_server.wait_idle)
-    assert server.offers() == {}
-    pair.call(monitor.plug, "usb-kbd", "kbd", serial="RUSBIP0002", port=number.split("-")[1])
-    with server.exported("kbd") as again, server.attached(again) as device:
-        assert again == number
-        peer_keyboard.check(device, lambda key: pair.call(monitor.press, key))
 
 
 def test_unbound(server):

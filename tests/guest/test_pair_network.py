@@ -82,9 +82,9 @@ def test_a_short_outage(server):
     with server.exported("storage") as number, server.attached(number) as device:
         with Traffic(device.disk()) as traffic:
             with pair_link.cut():
-                before = traffic.reads
+                before = traffic.done
                 # What had arrived when the link went is still worked on.
-                vhci.stays(lambda: traffic.reads <= before + 1, "no data", OUTAGE)
+                vhci.stays(lambda: traffic.done <= before + 1, "no data", OUTAGE)
             traffic.wait_flowing()
 
 
