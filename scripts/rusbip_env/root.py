@@ -19,8 +19,8 @@ TOOLCHAIN = """ca-certificates gcc-14 gcc make bc flex bison libelf-dev libssl-d
 # What runs in guests, and QEMU itself.
 USERLAND = """udev usbip usbutils usb.ids iproute2 procps mount util-linux busybox-static e2fsprogs
     dosfstools qemu-system-x86 tshark tcpdump alsa-utils strace python3-pytest python3-usb
-    python3-evdev evtest fio sg3-utils socat openssl iperf3 mtools python3-pip
-    gnuplot-nox""".split()
+    python3-evdev evtest fio sg3-utils socat openssl openssh-client openssh-server iperf3 mtools
+    python3-pip gnuplot-nox""".split()
 PACKAGES = sorted(TOOLCHAIN + USERLAND)
 
 SOURCES = f"""deb {MIRROR} {SUITE} main

@@ -68,11 +68,11 @@ class Daemon:
         self.process.wait(vhci.SOON)
 
 
-def listening(prefix=()) -> bool:
-    """Whether somebody listens on the port of USB/IP."""
-    done = subprocess.run([*prefix, "ss", "-Hltn", "sport", "=", ":3240"], capture_output=True,
+def listening(prefix=(), port: int = 3240) -> bool:
+    """Whether somebody listens on the port of USB/IP, or on another one."""
+    done = subprocess.run([*prefix, "ss", "-Hltn", "sport", "=", f":{port}"], capture_output=True,
                           text=True, check=True)
-    return ":3240" in done.stdout
+    return f":{port}" in done.stdout
 
 
 @contextlib.contextmanager

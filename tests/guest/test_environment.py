@@ -105,7 +105,7 @@ def test_the_kernels_own_modules_are_there(name):
 
 def test_tools_are_there():
     import usbip  # noqa: F401  (the independent implementation)
-    for tool in ("usbip", "usbipd", "tshark", "testusb", "fio", "aplay", "socat"):
+    for tool in ("usbip", "usbipd", "tshark", "testusb", "fio", "aplay", "socat", "ssh", "sshd"):
         guestlib.run("which", tool)
 
 
