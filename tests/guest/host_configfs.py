@@ -23,7 +23,7 @@ class Gadget:
 
     def __init__(self, *configurations: list, vendor: int = 0x1209, product: int = 0x0001,
                  speed: int = vhci.HIGH, setup=lambda folder: None):
-        host_gadget.load()
+        host_gadget.load_controllers()
         if not (CONFIGFS / "usb_gadget").exists():
             subprocess.run(["modprobe", "libcomposite"], check=False)
             subprocess.run(["mount", "-t", "configfs", "none", str(CONFIGFS)], check=False)

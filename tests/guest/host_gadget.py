@@ -370,9 +370,14 @@ def busid(number: int, speed: int) -> str:
     return f"{hubs[1 if speed >= vhci.SUPER else 0]}-1"
 
 
-def load():
+def load_controllers():
     """Two emulated controllers with a USB 2 and a USB 3 port each."""
     if not vhci.loaded("dummy_hcd"):
         subprocess.run(["modprobe", "dummy_hcd", "is_super_speed=1", "num=2"], check=True)
+
+
+def load():
+    """The controllers, and what a scripted device needs."""
+    load_controllers()
     subprocess.run(["modprobe", "raw_gadget"], check=True)
     vhci.wait_for(lambda: Path("/dev/raw-gadget").exists(), "/dev/raw-gadget")
