@@ -14,6 +14,7 @@ import pytest
 
 import host
 import host_configfs
+import host_gadget
 import peer_ccid
 import peer_disk
 import peer_keyboard
@@ -22,6 +23,7 @@ import peer_sound
 import peer_stock
 import vhci
 from host_export import attached
+from host_model import INT_IN, INT_OUT, INT_PACKET, Model
 from test_vhci_devices import BULK, UNLINK, path_of_testusb, run_cases
 
 pytest_plugins = ("vhci_fixtures", "host_fixtures")
@@ -55,7 +57,8 @@ def usbtest_module():
     pytest.param(vhci.HIGH, marks=UML, id="high"),
     pytest.param(vhci.SUPER, marks=pytest.mark.lanes("uml-kasan"), id="super")])
 def test_usbtest(host_driver, usbtest_module, speed):
-    """Every case that a source and sink can do. Unlinking as fast as possible is among them."""
+    """Every case that a source and sink can do whose controller has no isochronous transfers.
+    Unlinking as fast as possible is among them."""
     # Whole packets, or what is read in part is an overflow.
     sizes = {"size": 4096, "vary": 1024} if speed == vhci.SUPER else {}
     with host_configfs.plugged(["SourceSink.0"], ["Loopback.0"], vendor=0x0525, product=0xA4A0,
@@ -65,6 +68,43 @@ def test_usbtest(host_driver, usbtest_module, speed):
             run_cases(device.usbfs(), BULK, count=5, **sizes)
             if host.HOST != "c":
                 run_cases(device.usbfs(), UNLINK, count=100)
+
+
+class Interrupts(host_gadget.Gadget):
+    """A source and sink with nothing but interrupt endpoints, which `usbtest` selects before each
+    case."""
+
+    COUNT, SIZE = 50, 60
+
+    def __init__(self):
+        model = Model(product_id=0xA4A0, vendor_id=0x0525)
+        model.configurations = {1: [model.configurations[1][1]]}
+        self.taken_in, self.given = [], []
+        super().__init__(model)
+
+    def select(self, interface, alternate):
+        super().select(interface, alternate)
+        self.given = [self.send(INT_IN, bytes(self.SIZE)) for _ in range(self.COUNT)]
+        self.taken_in = [self.receive(INT_OUT, INT_PACKET) for _ in range(self.COUNT)]
+
+
+@UML
+def test_usbtest_interrupt(host_driver, usbtest_module):
+    """The cases of interrupt endpoints, which a source and sink of the kernel does not have."""
+    host_gadget.load()
+    gadget = Interrupts()
+    try:
+        host.wait_own(gadget.busid)
+        with passed_on(gadget.busid) as device:
+            device.bound("usbtest")
+            sizes = {"count": gadget.COUNT, "size": gadget.SIZE, "vary": 1}
+            run_cases(device.usbfs(), [25], **sizes)
+            assert [len(one.wait()) for one in gadget.taken_in] == [gadget.SIZE] * gadget.COUNT
+            run_cases(device.usbfs(), [26], **sizes)
+            assert [len(one.wait()) for one in gadget.given] == [gadget.SIZE] * gadget.COUNT
+    finally:
+        gadget.close()
+        vhci.wait_gone(gadget.busid)
 
 
 @UML
