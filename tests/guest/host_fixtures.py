@@ -48,7 +48,7 @@ def gadget(host_driver):
         host_gadget.load()
         one = host_gadget.Gadget(Model())
     busid = one.busid
-    vhci.wait_for(lambda: (vhci.USB / busid).exists(), busid, vhci.ENUMERATION)
+    host.wait_own(busid)
     yield one
     one.close()
     vhci.wait_gone(busid)

@@ -39,7 +39,9 @@ def tidy(gadget):
         host.load()
     if not (vhci.USB / gadget.busid).exists():
         gadget.plug()
-        vhci.wait_for(lambda: (vhci.USB / gadget.busid).exists(), gadget.busid, vhci.ENUMERATION)
+        # Being there is not enough: the driver core may just be looking for its driver.
+        vhci.wait_for(lambda: host.driver_of(gadget.busid), f"a driver of {gadget.busid}",
+                      vhci.ENUMERATION)
     if host.driver_of(gadget.busid) == "usbip-host":
         host.unbind(gadget.busid)
     if host.driver_of(gadget.busid) is None:
