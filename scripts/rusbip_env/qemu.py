@@ -13,7 +13,9 @@ from .run import die_with_parent, say
 PROBE_SECONDS = 20
 # Boots whatever CPU there is; mitigations cost a great deal in emulation and protect nothing here.
 # A disk is emulated and needs no time to settle.
-APPEND = ("console=ttyS0 panic=-1 mitigations=off usb_storage.delay_use=0 "
+# A host that was busy for a moment looks like a TSC that cannot be trusted, and every look at the
+# clock that comes instead, an emulated HPET, takes so long that the guest is several times slower.
+APPEND = ("console=ttyS0 panic=-1 mitigations=off tsc=nowatchdog usb_storage.delay_use=0 "
           "loglevel={loglevel} GUEST_NAME={name}")
 
 # One xHCI controller with real devices for usbip-host. What a driver plays on `audio` is in
