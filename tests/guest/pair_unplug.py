@@ -2,24 +2,11 @@
 """Devices of QEMU's that are pulled out of the server guest and plugged in again; the functions run
 there."""
 
-import itertools
-
 import peer_stock
 import vhci
 from lib import monitor
 
-DRIVERS = {"kbd": ("usb-kbd", {"serial": "RUSBIP0002"}), "ccid": ("usb-ccid", {}),
-           "storage": ("usb-storage", {"serial": "RUSBIP0001", "removable": True})}
-
-_sticks = (f"stick{number}" for number in itertools.count(1))
-# The drive of the disk; one goes with the disk that it was in.
-_stick = "stick"
-
-
-def slow_down(rate: int):
-    """The drive moves so many bytes a second, so that long requests are in flight all the time."""
-    monitor.qmp("block_set_io_throttle", device=_stick, bps=rate, bps_rd=0, bps_wr=0, iops=0,
-                iops_rd=0, iops_wr=0)
+DRIVERS = {"kbd": ("usb-kbd", {"serial": "RUSBIP0002"}), "ccid": ("usb-ccid", {})}
 
 
 def restore(name: str, number: str, before: list):
@@ -33,13 +20,8 @@ def restore(name: str, number: str, before: list):
 
 
 def plug(name: str, number: str):
-    """Plugs it in; a disk is as it was at the start."""
-    global _stick
+    """Plugs it in."""
     driver, properties = DRIVERS[name]
-    if name == "storage":
-        _stick = next(_sticks)
-        monitor.add_stick(_stick)
-        properties = properties | {"drive": _stick}
     monitor.plug(driver, name, port=number.split("-")[1], **properties)
     vhci.wait_for(lambda: (vhci.USB / number).exists(), f"{name} to be {number} again",
                   vhci.ENUMERATION)

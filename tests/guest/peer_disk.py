@@ -9,7 +9,6 @@ import os
 import random
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import vhci
@@ -86,22 +85,21 @@ def in_flight(node: str) -> int:
 
 
 class Traffic:
-    """Reads a block of a disk over and over, past all caches, until that fails or the context ends;
-    or writes one, beyond all files."""
+    """Reads a block of a disk over and over, past all caches, until that fails or the context
+    ends."""
 
-    def __init__(self, node: str, block: int = 1 << 16, write: bool = False):
-        self.block, self.write = block, write
-        self.done, self.since, self.stop = 0, time.monotonic(), False
+    def __init__(self, node: str, block: int = 1 << 16):
+        self.block = block
+        self.done, self.stop = 0, False
         self.node = node
-        self.fd = os.open(node, (os.O_WRONLY if write else os.O_RDONLY) | os.O_DIRECT)
+        self.fd = os.open(node, os.O_RDONLY | os.O_DIRECT)
         self.thread = threading.Thread(target=self._run)
 
     def _run(self):
         buffer = mmap.mmap(-1, self.block)  # aligned, as O_DIRECT wants it
-        move = os.pwritev if self.write else os.preadv
         with contextlib.suppress(OSError):
-            while not self.stop and move(self.fd, [buffer], AREA) == self.block:
-                self.done, self.since = self.done + 1, time.monotonic()
+            while not self.stop and os.preadv(self.fd, [buffer], AREA) == self.block:
+                self.done += 1
 
     def __enter__(self):
         self.thread.start()
@@ -117,12 +115,6 @@ class Traffic:
         """Wait until some more blocks have been moved."""
         enough = self.done + 3
         vhci.wait_for(lambda: self.done >= enough, f"traffic with {self.node}", vhci.ENUMERATION)
-
-    def wait_in_flight(self, seconds: float):
-        """Wait until a request has been with the disk for so long."""
-        vhci.wait_for(lambda: time.monotonic() > self.since + seconds, f"{self.node} to be slow",
-                      vhci.ENUMERATION)
-        assert in_flight(self.node) == 1
 
     def wait_over(self, timeout: float = vhci.TEARDOWN):
         """Wait until it has failed."""

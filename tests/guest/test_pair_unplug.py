@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Two machines: the device is pulled out of the server, in every phase of its use. The client loses
-it in bounded time, and what is plugged in again works."""
+"""Two machines: the device is pulled out of the server, in phases of its use. The client loses it in
+bounded time, and what is plugged in again works.
+
+No disk that is being read or written: QEMU 10.0 often does not survive device_del of its usb-storage
+then. The debug kernels have a device of our own for that (test_host_unplug.py)."""
 
 import contextlib
 import errno
@@ -19,14 +22,11 @@ import peer_stock
 import vhci
 import vhci_usbfs as usbfs
 from lib import monitor, pair
-from peer_disk import Traffic
 from vhci_server import usbip
 
 pytest_plugins = ("vhci_fixtures", "pair_fixtures")
 pytestmark = [pytest.mark.lanes("pair"), pytest.mark.usefixtures("watched_server")]
 
-# A request to the disk, and how long one takes when the disk is slowed down.
-BLOCK, BLOCK_SECONDS = 1 << 19, 4
 # Of everything that the two say to each other while the device is enumerated, which takes more than
 # ten round trips.
 DELAY = ["delay", "100ms"]
@@ -100,25 +100,6 @@ def test_while_enumerated(server, watched, phase):
                       "the device to be removed", vhci.TEARDOWN)
         assert not watched.grep(end)
     check_keyboard(server)
-
-
-@RUST
-@pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
-def test_while_data_is_moved(server, write):
-    """A long transfer is with the device itself. Not at its first moment, when QEMU has the request
-    but no transfer for its data: it does not survive that."""
-    with pulled_out(server, "storage") as number:
-        with server.attached(number) as device:
-            with Traffic(device.disk(), BLOCK, write) as traffic:
-                pair.call(pair_unplug.slow_down, BLOCK // BLOCK_SECONDS)
-                traffic.wait_in_flight(BLOCK_SECONDS / 4)
-                before = traffic.done
-                pair.call(monitor.unplug, "storage")
-                gone(device)
-                traffic.wait_over()
-                assert traffic.done == before
-    with again(server, "storage") as device, Traffic(device.disk(), write=write):
-        pass
 
 
 @pytest.mark.pairs("rust-rust", "rust-c")

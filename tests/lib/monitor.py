@@ -49,12 +49,6 @@ def unplug(device):
     qmp("device_del", id=device)
 
 
-def add_stick(name):
-    """Another drive with the content of the USB disk as it was at the start, for plug()."""
-    done = hmp(f"drive_add 0 if=none,id={name},format=raw,file=/run/ctl/stick.img,snapshot=on")
-    assert done == "OK\r\n", done
-
-
 def plug(driver, device, **properties):
     """Plugs a device into the xHCI controller, e.g. plug("usb-mouse", "mouse")."""
     qmp("device_add", driver=driver, id=device, bus="xhci.0", **properties)
