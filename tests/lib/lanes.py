@@ -21,7 +21,7 @@ ALL = ("host", *KERNELS)
 # What is run when nothing is named. One pair has each kernel at one end.
 LANES = ("host", "uml-kasan", "uml-lockdep", "stock-7.2", "stock-7.3", "pair")
 # Guests that share the tests of a lane in a run of all lanes, so that more of them wait at a time.
-PARTS = {"uml-kasan": 3, "uml-lockdep": 3}
+PARTS = {"uml-kasan": 2, "uml-lockdep": 2}
 # Seconds until a guest counts as stuck: about three times what a lane takes on two processors. All
 # of them still fit into the time that continuous integration has.
 TIMEOUT = {"uml": 1800, "stock": 1800, "pair": 1200}
