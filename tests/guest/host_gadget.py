@@ -377,7 +377,11 @@ def load_controllers():
 
 
 def load():
-    """The controllers, and what a scripted device needs."""
+    """The controllers, and what a scripted device needs.
+
+    The controllers are new ones: composite gadgets of SuperSpeed leave a freed companion descriptor
+    behind in their endpoints (`comp_desc`), and enabling one for a scripted device reads it."""
+    subprocess.run(["modprobe", "-r", "dummy_hcd"], check=True)
     load_controllers()
     subprocess.run(["modprobe", "raw_gadget"], check=True)
     vhci.wait_for(lambda: Path("/dev/raw-gadget").exists(), "/dev/raw-gadget")
