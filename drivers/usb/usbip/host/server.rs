@@ -47,8 +47,8 @@ const SMALL: u32 = 4096;
 /// How many replies are taken from the queue at a time.
 const BATCH: usize = 32;
 
-/// How long a request for an endpoint that does not exist waits for a change of configuration that
-/// is going on, in ms: longer than usbcore waits for a device (`USB_CTRL_SET_TIMEOUT`).
+/// How long a request waits for a change of configuration or setting that is going on and decides
+/// about its endpoint, in ms: longer than usbcore waits for a device (`USB_CTRL_SET_TIMEOUT`).
 const CHANGE_MS: u32 = 6000;
 
 /// How long the rx thread waits for room for a reply, in ms: time for the tx thread to be scheduled, in
@@ -177,9 +177,14 @@ impl Server {
             return found;
         }
         // A client that does not wait for the reply to SET_CONFIGURATION.
+        self.wait_for_change(connection);
+        find()
+    }
+
+    /// Gives what usbcore carries out [`CHANGE_MS`] to come to its end.
+    fn wait_for_change(&self, connection: &Connection<Self>) {
         self.specials
             .wait_idle_timeout(CHANGE_MS, || connection.is_dying());
-        find()
     }
 
     /// Whether an endpoint keeps its type for now: usbcore warns about a URB for one that is becoming
@@ -190,8 +195,7 @@ impl Server {
             return true;
         }
         // Only this thread makes it busy again.
-        self.specials
-            .wait_idle_timeout(CHANGE_MS, || connection.is_dying());
+        self.wait_for_change(connection);
         !self.specials.is_busy()
     }
 
