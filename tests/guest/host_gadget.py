@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 import vhci
+from host_model import Transfer
 from vhci_device import ISO_ATTR
 from vhci_wire import Setup
 
@@ -85,15 +86,12 @@ class Worker:
         self.interrupt(lambda: not self.thread.is_alive())
 
 
-class Transfer:
+class Queued(Transfer):
     """One request that the device has queued on an endpoint."""
 
-    def __init__(self, gadget: "Gadget", address: int, length: int, data: bytes | None, zero: bool):
-        self.gadget, self.address, self.length = gadget, address, length
-        self.data, self.zero = data, zero
-        self.cancelled = False
-        self.done = threading.Event()
-        self.error = None
+    def __init__(self, gadget: "Gadget", *what):
+        super().__init__(*what)
+        self.gadget, self.cancelled = gadget, False
 
     def run(self):
         """In the thread of the endpoint: do it, and wait for the host."""
@@ -113,12 +111,7 @@ class Transfer:
             self.error = error
         self.done.set()
 
-    def wait(self, timeout: float = vhci.SOON) -> bytes:
-        """What was transferred; raises the error the host caused."""
-        if not self.done.wait(timeout):
-            raise vhci.Timeout(f"endpoint {self.address:#04x}: {self.length} bytes wait")
-        if self.error:
-            raise self.error
+    def moved(self) -> bytes:
         return self.data[:self.length]
 
 
@@ -288,7 +281,7 @@ class Gadget:
             self.workers[one.address].interrupt(one.done.is_set)
         self.queued = [one for one in self.queued if not one.done.is_set()]
 
-    def _queue(self, transfer: Transfer) -> Transfer:
+    def _queue(self, transfer: Queued) -> Queued:
         worker = self.workers.get(transfer.address)
         if worker is None:
             worker = self.workers[transfer.address] = Worker(f"endpoint {transfer.address:#04x}")
@@ -296,14 +289,14 @@ class Gadget:
         worker.jobs.put(transfer)
         return transfer
 
-    def send(self, ep: int, data: bytes, zero: bool = False) -> Transfer:
+    def send(self, ep: int, data: bytes, zero: bool = False) -> Queued:
         """Have data ready for the host on an IN endpoint; `zero` ends it with an empty packet if
         the last one is full."""
-        return self._queue(Transfer(self, 0x80 | ep, len(data), bytes(data), zero))
+        return self._queue(Queued(self, 0x80 | ep, len(data), bytes(data), zero))
 
-    def receive(self, ep: int, length: int) -> Transfer:
+    def receive(self, ep: int, length: int) -> Queued:
         """Be ready to take so much from the host on an OUT endpoint."""
-        return self._queue(Transfer(self, ep, length, None, False))
+        return self._queue(Queued(self, ep, length, None, False))
 
     def halt(self, address: int):
         """Halt an endpoint that has nothing queued."""

@@ -3,6 +3,7 @@
 endpoint. Who presents it to the kernel is another matter: :mod:`host_gadget`, :mod:`host_redir`."""
 
 import struct
+import threading
 
 import vhci
 from vhci_device import BULK_ATTR, Endpoint, FakeDevice, INT_ATTR, ISO_ATTR
@@ -30,6 +31,28 @@ def pattern(length: int, seed: int = 0) -> bytes:
     """Bytes whose place can be told: no two within 64 KiB look the same."""
     words = (length + 3) // 4
     return struct.pack(f">{words}I", *((seed << 24) + n for n in range(words)))[:length]
+
+
+class Transfer:
+    """What the device has for the host on an endpoint, or without data is ready to take from it,
+    until the host has done so or given it up."""
+
+    def __init__(self, address: int, length: int, data: bytes | None, zero: bool):
+        self.address, self.length, self.data, self.zero = address, length, data, zero
+        self.done = threading.Event()
+        self.error = None
+
+    def moved(self) -> bytes:
+        """What was transferred in the end."""
+        raise NotImplementedError
+
+    def wait(self, timeout: float = vhci.SOON) -> bytes:
+        """What was transferred; raises what kept it from that."""
+        if not self.done.wait(timeout):
+            raise vhci.Timeout(f"endpoint {self.address:#04x}: {self.length} bytes wait")
+        if self.error:
+            raise self.error
+        return self.moved()
 
 
 class Model(FakeDevice):

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import vhci
+from host_model import Transfer
 from lib import monitor
 from vhci_wire import Setup
 
@@ -50,27 +51,21 @@ class Request:
         self.taken = 0
 
 
-class Transfer:
+class Ready(Transfer):
     """What the device has ready on an endpoint."""
 
-    def __init__(self, address: int, length: int, data: bytes | None, zero: bool):
-        self.address, self.length, self.data, self.zero = address, length, data, zero
-        self.moved = 0
+    def __init__(self, *what):
+        super().__init__(*what)
+        # IN: how much has gone; OUT: what has come.
+        self.gone = 0
         self.got = b""
-        self.done = threading.Event()
-        self.error = None
 
     def finish(self, error=None):
         """Nothing more will happen to it."""
         self.error = error
         self.done.set()
 
-    def wait(self, timeout: float = vhci.SOON) -> bytes:
-        """What was transferred; raises OSError if it was cancelled."""
-        if not self.done.wait(timeout):
-            raise vhci.Timeout(f"endpoint {self.address:#04x}: {self.length} bytes wait")
-        if self.error:
-            raise self.error
+    def moved(self) -> bytes:
         return self.got if self.data is None else self.data
 
 
@@ -311,19 +306,19 @@ class Redirected:
         self.waiting.setdefault(request.address, []).append(request)
         self.match(request.address)
 
-    def _ready(self, transfer: Transfer) -> Transfer:
+    def _ready(self, transfer: Ready) -> Ready:
         with self.lock:
             self.ready.setdefault(transfer.address, []).append(transfer)
             self.match(transfer.address)
         return transfer
 
-    def send(self, ep: int, data: bytes, zero: bool = False) -> Transfer:
+    def send(self, ep: int, data: bytes, zero: bool = False) -> Ready:
         """As :meth:`host_gadget.Gadget.send`."""
-        return self._ready(Transfer(0x80 | ep, len(data), bytes(data), zero))
+        return self._ready(Ready(0x80 | ep, len(data), bytes(data), zero))
 
-    def receive(self, ep: int, length: int) -> Transfer:
+    def receive(self, ep: int, length: int) -> Ready:
         """As :meth:`host_gadget.Gadget.receive`."""
-        return self._ready(Transfer(ep, length, None, False))
+        return self._ready(Ready(ep, length, None, False))
 
     def send_iso(self, ep: int, packets: list):
         """Isochronous packets for the host, which takes one for each of its own. They are on the
@@ -361,16 +356,16 @@ class Redirected:
         packet ends both."""
         request, one = waiting[0], ready[0]
         room = request.length - len(request.gathered)
-        left = one.data[one.moved:]
+        left = one.data[one.gone:]
         request.gathered += left[:room]
         request.parts.append((one, min(room, len(left))))
-        one.moved += min(room, len(left))
+        one.gone += min(room, len(left))
         if len(left) > room and room % packet:
             # The last packet was longer than what the host has room for.
             self.answer(waiting.pop(0), BABBLE)
             ready.pop(0).finish()
             return
-        over = one.moved == one.length
+        over = one.gone == one.length
         short = over and (one.length % packet or not one.length or one.zero)
         if len(request.gathered) == request.length or short:
             self.answer(waiting.pop(0), SUCCESS)
@@ -425,7 +420,7 @@ class Redirected:
         """What a request had got is the next one's."""
         ready = self.ready.setdefault(request.address, [])
         for one, count in reversed(request.parts):
-            one.moved -= count
+            one.gone -= count
             if one not in ready:
                 one.done.clear()
                 ready.insert(0, one)
