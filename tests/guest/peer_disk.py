@@ -79,26 +79,22 @@ def local_disk(number: str):
     return None
 
 
-def in_flight(node: str) -> int:
-    """Requests that a disk has not answered."""
-    return sum(map(int, Path("/sys/class/block", Path(node).name, "inflight").read_text().split()))
-
-
 class Traffic:
     """Reads a block of a disk over and over, past all caches, until that fails or the context
     ends."""
 
-    def __init__(self, node: str, block: int = 1 << 16):
-        self.block = block
+    BLOCK = 1 << 16
+
+    def __init__(self, node: str):
         self.done, self.stop = 0, False
         self.node = node
         self.fd = os.open(node, os.O_RDONLY | os.O_DIRECT)
         self.thread = threading.Thread(target=self._run)
 
     def _run(self):
-        buffer = mmap.mmap(-1, self.block)  # aligned, as O_DIRECT wants it
+        buffer = mmap.mmap(-1, self.BLOCK)  # aligned, as O_DIRECT wants it
         with contextlib.suppress(OSError):
-            while not self.stop and os.preadv(self.fd, [buffer], AREA) == self.block:
+            while not self.stop and os.preadv(self.fd, [buffer], AREA) == self.BLOCK:
                 self.done += 1
 
     def __enter__(self):
@@ -112,7 +108,7 @@ class Traffic:
         os.close(self.fd)
 
     def wait_flowing(self):
-        """Wait until some more blocks have been moved."""
+        """Wait until some more blocks have been read."""
         enough = self.done + 3
         vhci.wait_for(lambda: self.done >= enough, f"traffic with {self.node}", vhci.ENUMERATION)
 

@@ -2,8 +2,8 @@
 """Two machines: the device is pulled out of the server, in phases of its use. The client loses it in
 bounded time, and what is plugged in again works.
 
-No disk that is being read or written: QEMU 10.0 often does not survive device_del of its usb-storage
-then. The debug kernels have a device of our own for that (test_host_unplug.py)."""
+No disk that is being read or written: QEMU 10.0 does not always survive device_del of its
+usb-storage then. The debug kernels have a device of our own for that (test_host_unplug.py)."""
 
 import contextlib
 import errno

@@ -4,12 +4,12 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import peer_stock
 import vhci
-from peer_disk import in_flight
 from peer_stock import attached, available, exported, run
 from vhci_server import usbip
 
@@ -34,6 +34,11 @@ def network():
     yield
     daemon.stop()
     run("ip", "netns", "del", "peer")
+
+
+def in_flight(disk: str) -> int:
+    """Requests that the disk has not answered."""
+    return sum(map(int, Path("/sys/class/block", Path(disk).name, "inflight").read_text().split()))
 
 
 def read(fd: int, offset: int) -> bytes:
