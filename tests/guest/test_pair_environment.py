@@ -4,7 +4,6 @@ pass because it tested nothing."""
 
 import os
 import re
-from pathlib import Path
 
 import pytest
 

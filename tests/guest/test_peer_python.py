@@ -15,7 +15,7 @@ import peer_sound
 import peer_video
 import vhci
 from peer_python import Memory, device, plugged
-from peer_stock import run
+from peer_stock import run, settle
 
 pytest_plugins = ("vhci_fixtures",)
 pytestmark = pytest.mark.lanes("stock")
@@ -142,7 +142,7 @@ def test_speaker(speed, tmp_path):
 
 
 @pytest.mark.parametrize("speed", [SPEED_FULL, SPEED_HIGH])
-def test_microphone(speed, tmp_path):
+def test_microphone(speed):
     """Samples that are counted by the device are recorded without a gap."""
     # Made beforehand, as there is little time for a packet: one second, over and over.
     numbers = b"".join(struct.pack("<H", number) for number in range(peer_sound.RATE)) * 2
@@ -152,13 +152,12 @@ def test_microphone(speed, tmp_path):
         return numbers[start:start + frames * 2]
 
     with plugged(device(UAC(mic_source=count), speed=speed, paced=True)) as remote:
-        data = peer_sound.record(remote, tmp_path, peer_sound.RATE // 4, 1)
+        card = peer_sound.card(remote)
+        settle()
+        data = peer_sound.record(card, peer_sound.RATE // 4, 1)
     samples = [number for number, in struct.iter_unpack("<H", data)]
     assert len(samples) == peer_sound.RATE // 4
-    gaps = [(place, before, after)
-            for place, (before, after) in enumerate(itertools.pairwise(samples))
-            if (after - before) % peer_sound.RATE != 1]
-    assert not gaps, f"(place, before, after): {gaps[:10]} of {len(gaps)}"
+    assert not peer_sound.gaps(samples, peer_sound.RATE)
 
 
 def test_camera():
