@@ -16,6 +16,7 @@ pub mod debug;
 pub mod down;
 pub mod inbox;
 pub mod outbox;
+pub mod server;
 pub mod socket;
 pub mod stats;
 

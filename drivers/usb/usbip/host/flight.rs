@@ -5,15 +5,16 @@
 //! C counterpart: `stub_recv_cmd_submit()` of `stub_rx.c` and `stub_complete()` of `stub_tx.c`.
 
 use crate::server::Server;
-use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use kernel_ext::prelude::*;
 use kernel_ext::usb::buffer::{Buffer, PagePool};
 use kernel_ext::usb::transfer::{Completion, Request, Transfer};
 use kernel_ext::usb::TransferType;
 use usbip_core::connection::Connection;
-use usbip_protocol::ledger::server::Completed;
+use usbip_core::server::{Charge, Outcome};
+use usbip_protocol::iso;
 use usbip_protocol::ledger::Token;
+use usbip_protocol::wire::RetSubmit;
 
 /// What travels with a transfer.
 pub(crate) struct Flight {
@@ -33,14 +34,8 @@ impl Completion for Flight {
     fn complete(transfer: KBox<Transfer<Self>>) {
         let connection = transfer.context.connection.clone();
         let token = transfer.context.token;
-        let outcome = connection
-            .side()
-            .ledger
-            .lock()
-            .complete(token, Done::Transfer(transfer));
-        if let Completed::Queued { wake: true, .. } = outcome {
-            connection.kick();
-        }
+        let requests = &connection.side().requests;
+        requests.complete(&connection, token, Done::Transfer(transfer));
     }
 }
 
@@ -54,18 +49,64 @@ pub(crate) enum Done {
 
 impl Done {
     /// The transfer, which for a special request was never submitted.
-    pub(crate) fn transfer(&self) -> &Transfer<Flight> {
+    fn transfer(&self) -> &Transfer<Flight> {
         match self {
             Done::Transfer(transfer) | Done::Special(transfer) => transfer,
         }
     }
+}
 
-    /// 0 or a negative errno.
-    pub(crate) fn status(&self) -> i32 {
-        match self {
-            Done::Transfer(transfer) => transfer.status(),
-            Done::Special(_) => 0,
+impl Outcome for Done {
+    fn ret(&self, seqnum: u32) -> RetSubmit {
+        let transfer = self.transfer();
+        let mut ret = RetSubmit {
+            seqnum,
+            start_frame: transfer.request().start_frame,
+            number_of_packets: transfer.context.number_of_packets,
+            ..RetSubmit::default()
+        };
+        let Done::Transfer(transfer) = self else {
+            return ret;
+        };
+        ret.status = transfer.status();
+        // CAST: At most `MAX_URB_BYTES`.
+        ret.actual_length = transfer.actual_length() as i32;
+        if self.iso_packets() > 0 {
+            let actual = (0..self.iso_packets())
+                .filter_map(|index| transfer.packet(index))
+                .map(|packet| packet.actual_length)
+                .fold(0, u32::saturating_add);
+            // Packets that overlap may add up to more than the buffer has; the client will say so.
+            ret.actual_length = i32::try_from(actual).unwrap_or(i32::MAX);
+            ret.start_frame = transfer.start_frame();
+            ret.error_count = transfer.error_count();
         }
+        ret
+    }
+
+    fn is_in(&self) -> bool {
+        self.transfer().request().endpoint.is_in
+    }
+
+    fn buffer(&self) -> &Buffer {
+        self.transfer().buffer()
+    }
+
+    fn iso_packets(&self) -> u32 {
+        self.transfer().request().packets
+    }
+
+    fn packet(&self, index: u32) -> Option<iso::Packet> {
+        self.transfer().packet(index).map(|packet| iso::Packet {
+            offset: packet.offset,
+            length: packet.length,
+            actual_length: packet.actual_length,
+            status: packet.status,
+        })
+    }
+
+    fn accepted_ns(&self) -> u64 {
+        self.transfer().context.accepted_ns
     }
 }
 
@@ -81,28 +122,4 @@ pub(crate) fn buffer(request: &Request, pool: &Arc<PagePool>) -> Result<Buffer> 
         return Buffer::linear(request.length);
     }
     Buffer::pages(request.length, pool)
-}
-
-/// Bytes of buffers of all connections.
-static CHARGED: Atomic<i64> = Atomic::new(0);
-
-/// Bytes that a request has been charged with. Dropping it gives them back.
-pub(crate) struct Charge(u32);
-
-impl Charge {
-    /// Charges `bytes`, if no more than `limit` are charged in all then.
-    pub(crate) fn new(bytes: u32, limit: u64) -> Option<Self> {
-        let charge = Self(bytes);
-        // Dropping gives back what is too much.
-        let before = CHARGED.fetch_add(bytes.into(), Relaxed);
-        u64::try_from(before.saturating_add(bytes.into()))
-            .is_ok_and(|sum| sum <= limit)
-            .then_some(charge)
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        CHARGED.add(-i64::from(self.0), Relaxed);
-    }
 }

@@ -18,12 +18,11 @@ use crate::driver::{StubDriver, Taken};
 use kernel::debugfs::Dir;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
-use kernel_ext::mm;
 use kernel_ext::prelude::*;
 use kernel_ext::usb::driver::Registration;
 use kernel_ext::workqueue::OwnedQueue;
 use usbip_core::connection::Patience;
-use usbip_protocol::ledger::server::Caps;
+use usbip_core::server::Limits;
 use usbip_protocol::limits::{MAX_CONNECTION_BYTES, MAX_CONNECTION_URBS};
 
 mod driver;
@@ -74,54 +73,6 @@ static CONNECTION_MIB: Atomic<u32> = Atomic::new((MAX_CONNECTION_BYTES >> 20) as
 static TOTAL_MIB: Atomic<u32> = Atomic::new(0);
 static CLIENT_TIMEOUT: Atomic<u32> = Atomic::new(30);
 
-/// Bytes of buffers for all clients, by default: 256 MiB, or an eighth of the memory.
-const TOTAL_BYTES: u64 = 256 << 20;
-
-/// What the clients of this machine may take.
-#[derive(Clone, Copy)]
-pub(crate) struct Limits {
-    /// For one client.
-    pub(crate) caps: Caps,
-    /// Bytes for all of them.
-    pub(crate) total: u64,
-}
-
-impl Limits {
-    /// From the parameters.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL`, after a message that says which is out of range.
-    fn new() -> Result<Self> {
-        let check = |name: &str, value: u32, min: u32, max: u32| {
-            if (min..=max).contains(&value) {
-                return Ok(value);
-            }
-            pr_err!("{}={}: must be {} to {}\n", name, value, min, max);
-            Err(EINVAL)
-        };
-        let urbs = check("connection_urbs", CONNECTION_URBS.load(Relaxed), 16, 65536)?;
-        let mib = check("connection_mib", CONNECTION_MIB.load(Relaxed), 1, 4096)?;
-        check("client_timeout", CLIENT_TIMEOUT.load(Relaxed), 6, 86_400)?;
-        let total = match TOTAL_MIB.load(Relaxed) {
-            0 => TOTAL_BYTES.min(mm::total_bytes() / 8),
-            mib => u64::from(mib) << 20,
-        };
-        Ok(Self {
-            caps: Caps {
-                requests: urbs as usize,
-                bytes: u64::from(mib) << 20,
-            },
-            total,
-        })
-    }
-
-    /// How soon a client that has vanished is given up.
-    pub(crate) fn patience(&self) -> Patience {
-        Patience::seconds(CLIENT_TIMEOUT.load(Relaxed))
-    }
-}
-
 /// What all exported devices share.
 pub(crate) struct Shared {
     /// What clients may take.
@@ -133,6 +84,13 @@ pub(crate) struct Shared {
     /// Where requests run that usbcore has to carry out. Not the same: taking a connection down
     /// waits for them.
     pub(crate) specials: Arc<OwnedQueue>,
+}
+
+impl Shared {
+    /// How soon a client that has vanished is given up.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::seconds(CLIENT_TIMEOUT.load(Relaxed))
+    }
 }
 
 /// The module.
@@ -153,7 +111,12 @@ impl kernel::Module for HostModule {
         let specials = Arc::new(OwnedQueue::new_unbound(c"usbip_special")?, GFP_KERNEL)?;
         let shared = Arc::new(
             Shared {
-                limits: Limits::new()?,
+                limits: Limits::new(
+                    CONNECTION_URBS.load(Relaxed),
+                    CONNECTION_MIB.load(Relaxed),
+                    TOTAL_MIB.load(Relaxed),
+                    CLIENT_TIMEOUT.load(Relaxed),
+                )?,
                 statistics: Dir::new(c"usbip-host"),
                 events: events.clone(),
                 specials: specials.clone(),

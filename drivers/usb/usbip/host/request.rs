@@ -11,29 +11,12 @@ use kernel_ext::usb::device::Endpoint;
 use kernel_ext::usb::transfer;
 use kernel_ext::usb::urb::Flags;
 use kernel_ext::usb::TransferType;
+use usbip_core::server::Refused;
 use usbip_protocol::flags::{self, Flag};
-use usbip_protocol::ledger::server::Failure;
-use usbip_protocol::limits::{MAX_DRAIN_BYTES, MAX_ISO_PACKETS, MAX_URB_BYTES};
+use usbip_protocol::limits::MAX_URB_BYTES;
+use usbip_protocol::setup::Setup;
 use usbip_protocol::status::errno;
 use usbip_protocol::wire::{Body, BodyError, CmdSubmit, Direction};
-
-/// A request that is not carried out.
-pub(crate) struct Refused {
-    /// What follows its header and is not read.
-    pub(crate) body: Body,
-    /// The answer, a negative errno.
-    pub(crate) status: i32,
-}
-
-impl Refused {
-    /// What the answer says.
-    pub(crate) fn failure(&self) -> Failure {
-        Failure {
-            status: self.status,
-            iso_packets: self.body.iso_packets,
-        }
-    }
-}
 
 /// What to do about a request.
 pub(crate) enum Verdict {
@@ -50,10 +33,7 @@ pub(crate) enum Verdict {
 /// What follows its header cannot be told, or is too much to be thrown away.
 pub(crate) fn check(cmd: &CmdSubmit, endpoint: Option<Endpoint>) -> Result<Verdict, BodyError> {
     let Some(endpoint) = endpoint else {
-        // Isochronous or not? Nobody but an isochronous client has packets.
-        let is_iso =
-            u32::try_from(cmd.number_of_packets).is_ok_and(|n| (1..=MAX_ISO_PACKETS).contains(&n));
-        return refuse(cmd.body(is_iso)?, -errno::ENOENT);
+        return Ok(Verdict::Refuse(Refused::no_endpoint(cmd)?));
     };
     let body = cmd.body(endpoint.kind == TransferType::Isochronous)?;
     if cmd.length > MAX_URB_BYTES {
@@ -87,10 +67,7 @@ pub(crate) fn check(cmd: &CmdSubmit, endpoint: Option<Endpoint>) -> Result<Verdi
 }
 
 fn refuse(body: Body, status: i32) -> Result<Verdict, BodyError> {
-    if body.total() > MAX_DRAIN_BYTES.into() {
-        return Err(BodyError::TooLong(body.total()));
-    }
-    Ok(Verdict::Refuse(Refused { body, status }))
+    Ok(Verdict::Refuse(Refused::new(body, status)?))
 }
 
 /// What is left of the client's flags.
@@ -112,42 +89,4 @@ fn flags(cmd: &CmdSubmit, endpoint: Endpoint) -> Flags {
         }
         .bits()
     }))
-}
-
-/// A setup packet (USB 2.0 table 9-2).
-pub(crate) struct Setup(pub(crate) [u8; 8]);
-
-impl Setup {
-    fn word(&self, at: usize) -> u16 {
-        match self.0.get(at..at + 2) {
-            Some(&[low, high]) => u16::from_le_bytes([low, high]),
-            _ => 0,
-        }
-    }
-
-    /// `bmRequestType` and `bRequest`.
-    pub(crate) fn request(&self) -> (u8, u8) {
-        let [kind, request, ..] = self.0;
-        (kind, request)
-    }
-
-    /// Whether data goes to the host.
-    pub(crate) fn is_in(&self) -> bool {
-        self.request().0 & 0x80 != 0
-    }
-
-    /// `wValue`.
-    pub(crate) fn value(&self) -> u16 {
-        self.word(2)
-    }
-
-    /// `wIndex`.
-    pub(crate) fn index(&self) -> u16 {
-        self.word(4)
-    }
-
-    /// `wLength`.
-    pub(crate) fn length(&self) -> u16 {
-        self.word(6)
-    }
 }

@@ -9,7 +9,6 @@
 //! that come behind such a request wait for it, so that the device sees them in order.
 
 use crate::flight::{Done, Flight};
-use crate::request::Setup;
 use crate::server;
 use crate::stub;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -22,6 +21,7 @@ use kernel_ext::time::Msecs;
 use kernel_ext::usb::device::{Endpoint, Locked};
 use kernel_ext::usb::transfer::Transfer;
 use kernel_ext::workqueue::OwnedQueue;
+use usbip_protocol::setup::Setup;
 
 /// A request for usbcore.
 #[derive(Clone, Copy)]
@@ -204,12 +204,14 @@ fn run(item: Item) {
     let give_up = || connection.is_dying() || device.is_unplugged();
     if let Some(special) = item.special {
         let Some(locked) = stub::lock(device, give_up) else {
-            return server::fail(&connection, token, ESHUTDOWN, 0);
+            let requests = &connection.side().requests;
+            return requests.fail(&connection, token, ESHUTDOWN, 0);
         };
         let result = special.carry_out(&locked);
         drop(locked);
         if result.is_ok() {
-            return server::complete(&connection, token, Done::Special(item.transfer));
+            let requests = &connection.side().requests;
+            return requests.complete(&connection, token, Done::Special(item.transfer));
         }
     }
     // What usbcore does not want the device may still like.

@@ -162,7 +162,7 @@ impl Stub {
             Server::new(self.clone(), peer),
             stats,
             self.shared.events.clone(),
-            self.shared.limits.patience(),
+            self.shared.patience(),
         )?;
         if connection.start().is_err() {
             pr_err!("{}: no memory for threads\n", name);

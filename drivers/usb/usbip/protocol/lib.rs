@@ -11,6 +11,7 @@
 //! - [`flags`], [`status`], [`speed`]: the values that fields carry;
 //! - [`op`]: the device list, import and export records that precede the URB phase;
 //! - [`ledger`]: which URBs are on the wire, for the client and for the server;
+//! - [`setup`]: the setup packet of a control request;
 //! - [`limits`]: every bound, with its source.
 //!
 //! C counterparts: `drivers/usb/usbip/usbip_common.{c,h}` for the format, the lists in
@@ -35,6 +36,7 @@ pub mod iso;
 pub mod ledger;
 pub mod limits;
 pub mod op;
+pub mod setup;
 pub mod speed;
 pub mod status;
 pub mod wire;
