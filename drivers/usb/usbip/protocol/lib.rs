@@ -12,6 +12,7 @@
 //! - [`op`]: the device list, import and export records that precede the URB phase;
 //! - [`ledger`]: which URBs are on the wire, for the client and for the server;
 //! - [`setup`]: the setup packet of a control request;
+//! - [`transaction`]: how the two ends of a transfer meet on an endpoint;
 //! - [`limits`]: every bound, with its source.
 //!
 //! C counterparts: `drivers/usb/usbip/usbip_common.{c,h}` for the format, the lists in
@@ -39,4 +40,5 @@ pub mod op;
 pub mod setup;
 pub mod speed;
 pub mod status;
+pub mod transaction;
 pub mod wire;
