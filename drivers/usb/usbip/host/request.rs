@@ -11,10 +11,9 @@ use kernel_ext::usb::device::Endpoint;
 use kernel_ext::usb::transfer;
 use kernel_ext::usb::urb::Flags;
 use kernel_ext::usb::TransferType;
-use usbip_core::server::Refused;
+use usbip_core::server::{self, Refused};
 use usbip_protocol::flags::{self, Flag};
 use usbip_protocol::limits::MAX_URB_BYTES;
-use usbip_protocol::setup::Setup;
 use usbip_protocol::status::errno;
 use usbip_protocol::wire::{Body, BodyError, CmdSubmit, Direction};
 
@@ -41,16 +40,11 @@ pub(crate) fn check(cmd: &CmdSubmit, endpoint: Option<Endpoint>) -> Result<Verdi
     }
     let mut endpoint = endpoint;
     if endpoint.kind == TransferType::Control {
-        let setup = Setup(cmd.setup);
-        if u32::from(setup.length()) != cmd.length {
-            // What usb_submit_urb() says.
-            return refuse(body, EBADR.to_errno());
-        }
-        if cmd.length > 0 && setup.is_in() != (cmd.direction == Direction::In) {
-            return refuse(body, -errno::EINVAL);
+        if let Err(status) = server::check_control(cmd) {
+            return refuse(body, status);
         }
         // Without data, usbcore wants the direction to be OUT whatever the request says.
-        endpoint.is_in = cmd.length > 0 && setup.is_in();
+        endpoint.is_in = cmd.length > 0 && cmd.direction == Direction::In;
     }
     Ok(Verdict::Accept(
         transfer::Request {

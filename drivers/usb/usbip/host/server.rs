@@ -21,11 +21,15 @@ use usbip_core::connection::{Connection, Side};
 use usbip_core::down::Down;
 use usbip_core::inbox::Inbox;
 use usbip_core::outbox::Sender;
-use usbip_core::server::{self, Charge, Requests, CHANGE_MS};
+use usbip_core::server::{self, Charge, Requests};
 use usbip_protocol::ledger::server::{Drained, Start};
 use usbip_protocol::ledger::Token;
 use usbip_protocol::setup::Setup;
 use usbip_protocol::wire::{CmdSubmit, Command, Direction, HEADER_LEN};
+
+/// How long a request waits for a change of configuration or setting that is going on and decides
+/// about its endpoint, in ms: longer than usbcore waits for a device (`USB_CTRL_SET_TIMEOUT`).
+const CHANGE_MS: u32 = 6000;
 
 /// The server's side of a connection.
 #[pin_data]

@@ -26,8 +26,9 @@ use usbip_protocol::ledger::server::{
 };
 use usbip_protocol::ledger::Token;
 use usbip_protocol::limits::{MAX_DRAIN_BYTES, MAX_EXTRA_REPLIES, MAX_ISO_PACKETS};
+use usbip_protocol::setup::Setup;
 use usbip_protocol::status::errno;
-use usbip_protocol::wire::{Body, BodyError, CmdSubmit, CmdUnlink, RetSubmit};
+use usbip_protocol::wire::{Body, BodyError, CmdSubmit, CmdUnlink, Direction, RetSubmit};
 
 mod limits;
 mod send;
@@ -40,10 +41,6 @@ const BATCH: usize = 32;
 /// How long the rx thread waits for room for a reply, in ms: time for the tx thread to be scheduled, in
 /// case it was not. A client that leaves thousands of replies unread has no claim to more.
 const NO_ROOM_MS: u32 = 2_000;
-
-/// How long a request waits for a change of configuration or setting that is going on and decides
-/// about its endpoint, in ms: longer than usbcore waits for a device (`USB_CTRL_SET_TIMEOUT`).
-pub const CHANGE_MS: u32 = 6000;
 
 /// The result of a request that was carried out.
 pub trait Outcome: Send + Unpin + 'static {
@@ -345,6 +342,23 @@ fn new_ledger<H, D>(caps: Caps) -> Result<Ledger<H, D>> {
 fn count<H, D>(ledger: &Ledger<H, D>, stats: &Stats) {
     let requests = i64::try_from(ledger.requests()).unwrap_or(i64::MAX);
     stats.in_flight.store(requests, Relaxed);
+}
+
+/// Checks a control request against its setup packet.
+///
+/// # Errors
+///
+/// The status to refuse it with.
+pub fn check_control(cmd: &CmdSubmit) -> Result<(), i32> {
+    let setup = Setup(cmd.setup);
+    if u32::from(setup.length()) != cmd.length {
+        // What usb_submit_urb() says.
+        return Err(EBADR.to_errno());
+    }
+    if cmd.length > 0 && setup.is_in() != (cmd.direction == Direction::In) {
+        return Err(-errno::EINVAL);
+    }
+    Ok(())
 }
 
 /// Throws away what follows a header. rx thread.
