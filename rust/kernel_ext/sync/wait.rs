@@ -66,8 +66,30 @@ impl WaitQueue {
         self.wait(msecs_to_jiffies(timeout), condition)
     }
 
-    /// C: `___wait_event()`.
+    /// As [`Self::wait_until`], but not beyond `deadline`, as [`now_ns`](crate::time::now_ns), by a
+    /// high-resolution timer; returns whether the condition holds.
+    pub fn wait_until_ns(&self, deadline: u64, condition: impl Fn() -> bool) -> bool {
+        let mut expires = i64::try_from(deadline).unwrap_or(i64::MAX);
+        self.wait_with(condition, || {
+            // SAFETY: `expires` is valid for the call; the monotonic clock is what it counts in.
+            let result = unsafe {
+                bindings::schedule_hrtimeout(&mut expires, bindings::hrtimer_mode_HRTIMER_MODE_ABS)
+            };
+            // 0 if the time has come.
+            result != 0
+        })
+    }
+
     fn wait(&self, mut jiffies: c_long, condition: impl Fn() -> bool) -> bool {
+        self.wait_with(condition, || {
+            // SAFETY: No requirements; returns `MAX_SCHEDULE_TIMEOUT` unchanged.
+            jiffies = unsafe { bindings::schedule_timeout(jiffies) };
+            jiffies != 0
+        })
+    }
+
+    /// Waits with `sleep`, which returns whether there is time left. C: `___wait_event()`.
+    fn wait_with(&self, condition: impl Fn() -> bool, mut sleep: impl FnMut() -> bool) -> bool {
         if condition() {
             return true;
         }
@@ -75,6 +97,7 @@ impl WaitQueue {
         let entry = entry.as_mut_ptr();
         // SAFETY: `entry` is valid for writes. It is not moved: only the pointer is used below.
         unsafe { bindings::init_wait_entry(entry, 0) };
+        let mut is_time_left = true;
         let holds = loop {
             // SAFETY: Head and entry are initialised, and `finish_wait` below takes the entry off
             // the queue before its memory goes.
@@ -88,11 +111,10 @@ impl WaitQueue {
             if condition() {
                 break true;
             }
-            if jiffies == 0 {
+            if !is_time_left {
                 break false;
             }
-            // SAFETY: No requirements; returns `MAX_SCHEDULE_TIMEOUT` unchanged.
-            jiffies = unsafe { bindings::schedule_timeout(jiffies) };
+            is_time_left = sleep();
         };
         // SAFETY: The entry was initialised and belongs to this queue.
         unsafe { bindings::finish_wait(self.head.get(), entry) };

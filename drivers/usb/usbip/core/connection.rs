@@ -112,6 +112,14 @@ pub trait Side: Send + Sync + Sized + 'static {
     /// leave unanswered; `None` if there is no such thing.
     fn deadline(&self) -> Option<u64>;
 
+    /// The time, as [`time::now_ns`], at which [`Self::transmit`] is to be called even if nobody has
+    /// called [`Connection::kick`]; `None` if only that counts, which is what most sides want.
+    ///
+    /// tx thread.
+    fn alarm(&self) -> Option<u64> {
+        None
+    }
+
     /// The connection is down: both threads have ended and nothing was or will be sent or
     /// received any more. Called exactly once if the connection was started. May sleep.
     fn closed(&self, why: Down);
@@ -299,9 +307,15 @@ impl<S: Side> Connection<S> {
         };
         let awake = || self.kicked.load(Relaxed) != 0 || self.is_dying() || kthread::should_stop();
         loop {
-            match self.side.deadline() {
-                None => self.tx_wait.wait_until(awake),
-                Some(deadline) => {
+            let alarm = self.side.alarm();
+            match (self.side.deadline(), alarm) {
+                (None, None) => self.tx_wait.wait_until(awake),
+                (None, Some(alarm)) => {
+                    if !self.tx_wait.wait_until_ns(alarm, awake) {
+                        self.kicked.store(1, Relaxed);
+                    }
+                }
+                (Some(deadline), _) => {
                     let left = deadline.saturating_sub(time::now_ms());
                     if left == 0 {
                         self.kill(Down::UnlinkUnanswered);
