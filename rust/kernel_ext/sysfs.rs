@@ -361,6 +361,121 @@ impl<D: Send + Sync + 'static> Drop for Files<D> {
     }
 }
 
+/// Reads from a binary file into `out`, from `offset` on; both lie within the size of the file. Process
+/// context, may sleep; several may run at once. Returns how many bytes were written.
+///
+/// # Errors
+///
+/// What `read(2)` returns.
+pub type Read<D> = fn(data: &D, offset: usize, out: &mut [u8]) -> Result<usize>;
+
+/// A binary file to read in the folder of a device, of mode 0444. Dropping it removes it and waits for
+/// callbacks that are running. For when it has to be dropped see [`Files`].
+///
+/// # Invariants
+///
+/// `inner.attr` was created in the folder of `dev`.
+pub struct BinaryFile<D: Send + Sync + 'static> {
+    dev: ARef<device::Device>,
+    inner: KBox<BinaryInner<D>>,
+}
+
+struct BinaryInner<D> {
+    attr: Opaque<bindings::bin_attribute>,
+    read: Read<D>,
+    data: Arc<D>,
+}
+
+// SAFETY: The C object is not used by Rust code, and sysfs may be used by any thread.
+unsafe impl<D: Send + Sync + 'static> Send for BinaryFile<D> {}
+// SAFETY: As above.
+unsafe impl<D: Send + Sync + 'static> Sync for BinaryFile<D> {}
+
+impl<D: Send + Sync + 'static> BinaryFile<D> {
+    /// Creates a file of `size` bytes. Callbacks may run before this returns. Process context, may
+    /// sleep. C: `sysfs_create_bin_file()`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `EEXIST` if there is a file of that name already.
+    pub fn create(
+        dev: &device::Device<device::Bound>,
+        data: Arc<D>,
+        name: &'static CStr,
+        size: usize,
+        read: Read<D>,
+    ) -> Result<Self> {
+        #[cfg_attr(
+            not(CONFIG_DEBUG_LOCK_ALLOC),
+            expect(clippy::needless_update, reason = "there are more fields for lockdep")
+        )]
+        let attr = bindings::bin_attribute {
+            attr: bindings::attribute {
+                name: name.as_char_ptr(),
+                mode: 0o444,
+                #[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+                key: kernel::static_lock_class!().as_ptr(),
+                ..pin_init::zeroed()
+            },
+            size,
+            read: Some(Self::read_callback),
+            ..pin_init::zeroed()
+        };
+        let inner = BinaryInner {
+            attr: Opaque::new(attr),
+            read,
+            data,
+        };
+        let inner = KBox::new(inner, GFP_KERNEL)?;
+        let dev: ARef<device::Device> = dev.into();
+        // SAFETY: The device is bound, hence registered; the attribute is initialised and stays in
+        // place on the heap for as long as the file exists.
+        to_result(unsafe { bindings::sysfs_create_bin_file(kobj(&dev), inner.attr.get()) })?;
+        // INVARIANT: As just done.
+        Ok(Self { dev, inner })
+    }
+
+    /// # Safety
+    ///
+    /// Called by sysfs only, with the attribute of a `BinaryFile<D>`, which keeps it until sysfs has
+    /// no callback running any more, and with a buffer of `len` bytes within the size of the file.
+    unsafe extern "C" fn read_callback(
+        _file: *mut bindings::file,
+        _kobj: *mut bindings::kobject,
+        attr: *const bindings::bin_attribute,
+        buf: *mut c_char,
+        offset: bindings::loff_t,
+        len: usize,
+    ) -> isize {
+        // SAFETY: By the requirements of this function. The buffer is initialised and belongs to this
+        // call.
+        let (inner, out) = unsafe {
+            let inner: *const BinaryInner<D> =
+                container_of!(Opaque::cast_from(attr), BinaryInner<D>, attr);
+            (
+                &*inner,
+                core::slice::from_raw_parts_mut(buf.cast::<u8>(), len),
+            )
+        };
+        let Ok(offset) = usize::try_from(offset) else {
+            return EINVAL.to_errno() as isize;
+        };
+        match (inner.read)(&inner.data, offset, out) {
+            // CAST: At most `len`.
+            Ok(count) => count.min(len) as isize,
+            Err(error) => error.to_errno() as isize,
+        }
+    }
+}
+
+impl<D: Send + Sync + 'static> Drop for BinaryFile<D> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the file was created there; no callback runs when this
+        // returns.
+        unsafe { bindings::sysfs_remove_bin_file(kobj(&self.dev), self.inner.attr.get()) };
+    }
+}
+
 fn kobj(dev: &device::Device) -> *mut bindings::kobject {
     let dev: *mut bindings::device = core::ptr::from_ref(dev).cast_mut().cast();
     // SAFETY: `Device` is a `repr(transparent)` `struct device` that is valid.
