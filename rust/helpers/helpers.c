@@ -22,6 +22,7 @@
 #include <linux/spinlock.h>
 #include <linux/tcp.h>
 #include <linux/usb.h>
+#include <linux/usb/gadget.h>
 #include <linux/usb/hcd.h>
 #include <linux/vm_sockets.h>
 #include <linux/wait.h>
@@ -212,6 +213,65 @@ int kernel_ext_helper_usb_devnum(struct usb_device *udev)
 	return READ_ONCE(udev->devnum);
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_usb_devnum);
+
+/* -- Gadgets ---------------------------------------------------------------------------------- */
+
+/*
+ * Gadget drivers are called as from the interrupt handler of a controller. With PREEMPT_RT that is a
+ * thread.
+ */
+unsigned long kernel_ext_helper_gadget_callback_begin(void)
+{
+	unsigned long flags = 0;
+
+	if (!IS_ENABLED(CONFIG_PREEMPT_RT))
+		local_irq_save(flags);
+	return flags;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_gadget_callback_begin);
+
+void kernel_ext_helper_gadget_callback_end(unsigned long flags)
+{
+	if (!IS_ENABLED(CONFIG_PREEMPT_RT))
+		local_irq_restore(flags);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_gadget_callback_end);
+
+void kernel_ext_helper_gadget_init_endpoints(struct usb_gadget *gadget)
+{
+	INIT_LIST_HEAD(&gadget->ep_list);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_gadget_init_endpoints);
+
+/* The first is endpoint 0. Packets of any size: usb_ep_set_maxpacket_limit() is in udc-core. */
+void kernel_ext_helper_gadget_add_endpoint(struct usb_gadget *gadget, struct usb_ep *ep,
+					   bool dir_in, bool dir_out)
+{
+	bool is_ep0 = !gadget->ep0;
+
+	ep->caps.type_control = is_ep0;
+	ep->caps.type_iso = !is_ep0;
+	ep->caps.type_bulk = !is_ep0;
+	ep->caps.type_int = !is_ep0;
+	ep->caps.dir_in = dir_in;
+	ep->caps.dir_out = dir_out;
+	ep->maxpacket_limit = U16_MAX;
+	ep->maxpacket = U16_MAX;
+	ep->max_streams = 0;
+	if (is_ep0) {
+		gadget->ep0 = ep;
+		INIT_LIST_HEAD(&ep->ep_list);
+	} else {
+		list_add_tail(&ep->ep_list, &gadget->ep_list);
+	}
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_gadget_add_endpoint);
+
+void kernel_ext_helper_gadget_put(struct usb_gadget *gadget)
+{
+	usb_put_gadget(gadget);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_gadget_put);
 
 /* -- Memory for transfers -------------------------------------------------------------------- */
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! USB, as seen by the drivers of host controllers ([`hcd`], [`urb`]) and by those of devices
-//! ([`driver`], [`transfer`]).
+//! ([`driver`], [`transfer`]), and by those of device controllers ([`gadget`]).
 //!
 //! C headers: [`include/linux/usb.h`](srctree/include/linux/usb.h),
 //! [`include/linux/usb/hcd.h`](srctree/include/linux/usb/hcd.h)
@@ -9,6 +9,8 @@
 pub mod buffer;
 pub mod device;
 pub mod driver;
+#[cfg(CONFIG_USB_GADGET)]
+pub mod gadget;
 pub mod hcd;
 pub mod transfer;
 pub mod urb;
