@@ -35,12 +35,15 @@ class Export:
         self.device = device
         self.busid = device.busid
         self.connection = None
+        # Resets of the device before this connection.
+        self.resets = 0
 
     def client(self, kind: str = "unix", configured: bool = True) -> Client:
         """The connection, a new one if there is none; in configuration 1 unless told otherwise."""
         if self.connection is None or kind != "unix" or not configured:
             self.drop()
             host.wait_status(self.busid)
+            self.resets = self.device.resets
             self.connection = host.connect(self.busid, kind)
             if configured:
                 self.connection.set_configuration(1)
@@ -62,6 +65,14 @@ class Export:
             pass
         if not usable:
             self.drop()
+
+    def wait(self):
+        """Wait until the device is available."""
+        host.wait_status(self.busid)
+
+    def end(self):
+        """End the connection as an administrator does."""
+        host.sockfd(self.busid, -1)
 
     def drop(self):
         """End the connection, if there is one, and wait until the device is available."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The scripted device as a gadget behind dummy_hcd, through /dev/raw-gadget: each answer, and when
-it comes, is the test's decision. For kernels that have raw_gadget (the debug kernels)."""
+"""The scripted device as a gadget behind dummy_hcd or of a virtual controller, through
+/dev/raw-gadget: each answer, and when it comes, is the test's decision. For kernels that have
+raw_gadget (the debug kernels)."""
 
 import ctypes
 import errno
@@ -43,6 +44,9 @@ EP_READ = _ioc(3, 8, _IO.size)
 CONFIGURE = _ioc(0, 9, 0)
 EP0_STALL = _ioc(0, 12, 0)
 EP_SET_HALT = _ioc(1, 13, 4)
+
+# What ends a transfer on endpoint 0 when the host has gone on; the controllers differ.
+GIVEN_UP = (errno.ESHUTDOWN, errno.EBUSY, errno.EINTR, errno.EOVERFLOW, errno.ECONNRESET)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
@@ -140,9 +144,14 @@ class Held:
 class Gadget:
     """The device. Events are handled in a thread of its own; what is held waits for the test."""
 
+    # The controllers that it can be plugged into.
+    udc = "dummy_udc"
+    # dummy_hcd has no isochronous transfers; such an endpoint is there in name only.
+    has_iso = False
+
     def __init__(self, model, number: int = 0):
         self.model, self.number = model, number
-        self.name = f"dummy_udc.{number}"
+        self.name = f"{self.udc}.{number}"
         self.requests = []
         self.resets = 0
         self.held = queue.Queue()
@@ -210,7 +219,7 @@ class Gadget:
             if data:
                 self.requests[-1] = (setup, data)
         except OSError as error:
-            if error.errno not in (errno.ESHUTDOWN, errno.EBUSY, errno.EINTR, errno.EOVERFLOW):
+            if error.errno not in GIVEN_UP:
                 raise
             if error.errno == errno.ESHUTDOWN:
                 self.stall()
@@ -259,8 +268,7 @@ class Gadget:
             self.disable(list(self.handles))
             endpoints = self.model.endpoints(self.model.configuration, self.model.settings)
         for one in endpoints:
-            # dummy_hcd has no isochronous transfers; such an endpoint is there in name only.
-            if one.attributes != ISO_ATTR:
+            if self.has_iso or one.attributes != ISO_ATTR:
                 raw = ctypes.create_string_buffer(one.pack(False) + bytes(2), 9)
                 self.handles[one.address] = ioctl(self.fd, EP_ENABLE, ctypes.addressof(raw))
 
@@ -313,7 +321,7 @@ class Gadget:
         signal.signal(WAKE, lambda *_: None)
         self.fd = os.open("/dev/raw-gadget", os.O_RDWR)
         argument = ctypes.create_string_buffer(
-            _INIT.pack(b"dummy_udc", self.name.encode(), self.model.speed), _INIT.size)
+            _INIT.pack(self.udc.encode(), self.name.encode(), self.model.speed), _INIT.size)
         ioctl(self.fd, INIT, ctypes.addressof(argument))
         ioctl(self.fd, RUN)
         self.answers = Worker("ep0 answers")

@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-import host
 import vhci
 from host import beyond_c
 from host_client import GET_DESCRIPTOR, Closed
@@ -38,10 +37,9 @@ def refused(link, seqnum: int, allowed: tuple):
 
 def lost(export, link):
     """The connection ends without another word; the device is reset, and works for the next one."""
-    resets = export.device.resets
     link.gone()
-    host.wait_status(export.busid)
-    assert export.device.resets > resets
+    export.wait()
+    vhci.wait_for(lambda: export.device.resets > export.resets, "the reset")
     export.drop()
     export.client().in_step()
 
@@ -423,7 +421,7 @@ def test_replies_that_nobody_reads(export, link, what):
         for _ in range(1000):
             link.send(block)
     assert before - available() < 16 * MIB
-    host.wait_status(export.busid)
+    export.wait()
     export.drop()
     export.client().in_step()
 
@@ -437,8 +435,8 @@ def test_data_that_nobody_reads(export, link, gadget):
     for turn in range(4):
         assert gadget.send(BULK_IN, pattern(length, turn)).wait() == pattern(length, turn)
     start = time.monotonic()
-    host.sockfd(export.busid, -1)
-    host.wait_status(export.busid)
+    export.end()
+    export.wait()
     assert time.monotonic() - start < vhci.TEARDOWN
     # What was sent before is what the device sent, as far as it goes.
     rest = link.rest()
