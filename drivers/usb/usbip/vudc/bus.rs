@@ -517,6 +517,8 @@ impl Device for Bus {
     fn halt(&mut self, address: u16) -> Option<&mut Halt> {
         let [address, _] = address.to_le_bytes();
         let index = index(address & 0x0f, address & 0x80 != 0);
+        // What waits there may be refused from now on.
+        self.dirty |= 1 << index;
         let endpoint = self.endpoints.get_mut(index)?;
         (index == 0 || endpoint.config.is_some()).then_some(&mut endpoint.halt)
     }
