@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Gadgets that the kernel implements, behind dummy_hcd: a device as it is, with a driver of the
-client's at the other end."""
+"""Gadgets that the kernel implements, behind dummy_hcd or of a virtual controller: a device as it is,
+with a driver of the client's at the other end."""
 
 import contextlib
 import os
@@ -22,13 +22,15 @@ class Gadget:
     """
 
     def __init__(self, *configurations: list, vendor: int = 0x1209, product: int = 0x0001,
-                 speed: int = vhci.HIGH, setup=lambda folder: None):
-        host_gadget.load_controllers()
+                 speed: int = vhci.HIGH, setup=lambda folder: None, udc: str = "dummy_udc.0"):
+        self.udc = udc
+        if self.is_dummy():
+            host_gadget.load_controllers()
         if not (CONFIGFS / "usb_gadget").exists():
             subprocess.run(["modprobe", "libcomposite"], check=False)
             subprocess.run(["mount", "-t", "configfs", "none", str(CONFIGFS)], check=False)
         self.speed = speed
-        self.folder = CONFIGFS / "usb_gadget/rusbip"
+        self.folder = CONFIGFS / "usb_gadget" / udc
         self.folder.mkdir()
         names = {vhci.FULL: "full-speed", vhci.HIGH: "high-speed", vhci.SUPER: "super-speed"}
         for name, value in (("idVendor", vendor), ("idProduct", product),
@@ -45,17 +47,31 @@ class Gadget:
                 link = configuration / function
                 link.symlink_to(folder)
                 self.links.append(link)
-        (self.folder / "UDC").write_text("dummy_udc.0")
+        self.bind()
+
+    def is_dummy(self) -> bool:
+        """Whether it appears as a device of this machine."""
+        return self.udc.startswith("dummy")
+
+    def bind(self):
+        """Plug it in."""
+        (self.folder / "UDC").write_text(self.udc)
+
+    def unbind(self):
+        """Unplug it."""
+        (self.folder / "UDC").write_text("\n")
 
     @property
     def busid(self) -> str:
-        """The bus id of the device."""
+        """The bus id of the device, at a controller that makes it one of this machine."""
         return host_gadget.busid(0, self.speed)
 
     def close(self):
         """Unplug and forget it."""
-        (self.folder / "UDC").write_text("\n")
-        vhci.wait_gone(self.busid)
+        if (self.folder / "UDC").read_text().strip():
+            self.unbind()
+        if self.is_dummy():
+            vhci.wait_gone(self.busid)
         for link in self.links:
             link.unlink()
         for folder in [*self.folder.glob("configs/*"), *self.folder.glob("functions/*")]:

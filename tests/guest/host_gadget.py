@@ -43,7 +43,9 @@ EP_WRITE = _ioc(1, 7, _IO.size)
 EP_READ = _ioc(3, 8, _IO.size)
 CONFIGURE = _ioc(0, 9, 0)
 EP0_STALL = _ioc(0, 12, 0)
+EPS_INFO = _ioc(2, 11, 960)
 EP_SET_HALT = _ioc(1, 13, 4)
+EP_SET_WEDGE = _ioc(1, 15, 4)
 
 # What ends a transfer on endpoint 0 when the host has gone on; the controllers differ.
 GIVEN_UP = (errno.ESHUTDOWN, errno.EBUSY, errno.EINTR, errno.EOVERFLOW, errno.ECONNRESET)
@@ -309,6 +311,17 @@ class Gadget:
     def halt(self, address: int):
         """Halt an endpoint that has nothing queued."""
         ioctl(self.fd, EP_SET_HALT, self.handles[address])
+
+    def wedge(self, address: int):
+        """Halt an endpoint until the device has it otherwise."""
+        ioctl(self.fd, EP_SET_WEDGE, self.handles[address])
+
+    def controller_endpoints(self) -> list:
+        """The names of the endpoints that the controller has but endpoint 0, in its order."""
+        buffer = ctypes.create_string_buffer(960)
+        count = ioctl(self.fd, EPS_INFO, ctypes.addressof(buffer))
+        return [buffer.raw[at:at + 16].split(b"\0")[0].decode()
+                for at in range(0, count * 32, 32)]
 
     # --- the plug -----------------------------------------------------------------------------
 

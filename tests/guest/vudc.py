@@ -5,6 +5,7 @@ What differs between implementations is here and nowhere else. Which one is load
 :data:`VUDC` (environment RUSBIP_VUDC, `rust` unless set to `c`).
 """
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import host_configfs
 import host_gadget
+import peer_stock
 import vhci
 from host_client import Client, Closed
 
@@ -106,6 +109,32 @@ def hand_over(name: str, kernel: socket.socket, ours: socket.socket) -> Client:
 def connect(name: str, kind: str = "unix") -> Client:
     """Hand one end of a new connection to a controller; returns the client at the other."""
     return hand_over(name, *vhci.stream_pair(kind))
+
+
+@contextlib.contextmanager
+def attached(name: str, speed: int = vhci.HIGH, kind: str = "tcp"):
+    """The gadget of a controller, attached by the client of this kernel; yields it there."""
+    one, other = vhci.stream_pair(kind)
+    with one, other:
+        sockfd(name, one.fileno())
+        number = vhci.port_for(speed)
+        vhci.attach(number, other.fileno(), 0, speed)
+    try:
+        yield peer_stock.Remote(number)
+    finally:
+        peer_stock.detach(number)
+        wait_status(name)
+
+
+@contextlib.contextmanager
+def gadget(*configurations: list, name: str = "usbip-vudc.0", **options):
+    """A gadget of the kernel's at a controller."""
+    one = host_configfs.Gadget(*configurations, udc=name, **options)
+    try:
+        wait_gadget(name)
+        yield one
+    finally:
+        one.close()
 
 
 class Scripted(host_gadget.Gadget):
