@@ -6,6 +6,8 @@ taken when a series is set up, and kept until `scripts/setup --upgrade`.
 """
 
 import re
+import struct
+import subprocess
 
 from . import cache, chroot
 from . import root as debian
@@ -21,6 +23,8 @@ UNUSED = [f"--exclude=*/{folder}/*.{kind}" for kind in "ch" for folder in (
     "sound/soc", "arch/arm", "arch/arm64", "arch/mips", "arch/powerpc", "arch/s390")]
 UNUSED += ["--exclude=*/Documentation/*.rst", "--exclude=*/Documentation/*.yaml",
            "--exclude=*.dts", "--exclude=*.dtsi"]
+# How data compressed with zstd begins.
+ZSTD = b"\x28\xb5\x2f\xfd"
 COMPILER = "CC=x86_64-linux-gnu-gcc-14"
 
 
@@ -47,6 +51,31 @@ def image(series):
         if path.exists():
             return path
     raise Failure(f"{modules_folder(series)} holds no kernel image (scripts/setup kernels)")
+
+
+def unpacked(series):
+    """The same kernel without the bzImage around it, which takes seconds to decompress itself in
+    emulation; QEMU starts it at its PVH entry."""
+    packed = image(series)
+    path = cache.BUILD / f"vmlinux-{series}"
+    key = cache.digest("zstd", release(series), packed.name)
+    with cache.lock(path.name):
+        if cache.stamped(path.name) == key and path.exists():
+            return path
+        data = packed.read_bytes()
+        # Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length.
+        offset, length = struct.unpack_from("<II", data, 0x248)
+        start = ((data[0x1f1] or 4) + 1) * 512 + offset
+        if not data.startswith(ZSTD, start):
+            raise Failure(f"{packed}: its kernel is not compressed with zstd")
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            # The last four bytes are the length of the result.
+            subprocess.run(chroot.command(["zstd", "-dcq"]), check=True, stdout=file,
+                           input=data[start:start + length - 4], env=chroot.environment())
+        temporary.rename(path)
+        cache.stamp(path.name, key)
+    return path
 
 
 def build_tree(name):

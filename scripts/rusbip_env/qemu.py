@@ -65,11 +65,15 @@ def share(tag, path, readonly):
 def command(options, interactive):
     """The QEMU command line, with paths as seen inside the root."""
     series = options.kernel
-    kernel = "/" + str(kernels.image(series).relative_to(cache.ROOT))
+    accel = options.accel or accelerator(series)
+    if accel == "kvm":
+        kernel = "/" + str(kernels.image(series).relative_to(cache.ROOT))
+    else:
+        kernel = "/build/" + kernels.unpacked(series).name
     initrd = "/build/" + initramfs.ensure(series).name
     append = APPEND.format(loglevel=1 if interactive else 5, name=options.name)
-    argv = machine(options.accel or accelerator(series), options.cpus, options.mem or 1024, kernel,
-                   initrd, append, interactive)
+    argv = machine(accel, options.cpus, options.mem or 1024, kernel, initrd, append,
+                   interactive)
     argv += share("root", "/run/plain", True) + share("repo", "/rusbip", True)
     argv += share("modules", "/run/modules", True)
     argv += share("programs", "/run/programs", True) + share("out", "/run/out", False)
