@@ -32,13 +32,15 @@ SLACK = {"7.2": 4, "7.3": 4, "uml-kasan": 3, "uml-lockdep": 2}
 @dataclasses.dataclass
 class Options:
     """What a guest is made of. `name` is its host name, `mem` in MiB (0: what suits the kernel),
-    `accel` one of qemu.ACCELERATORS (empty: what works), `timeout` in seconds, `binds` as for
+    `accel` one of qemu.ACCELERATORS (empty: what works), `timeout` in seconds, `grace` those
+    after which a guest whose command has ended is no longer waited for, `binds` as for
     chroot.command()."""
     kernel: str
     cpus: int = 2
     mem: int = 0
     accel: str = ""
     timeout: float = 300
+    grace: float = GRACE_SECONDS
     out: Path | None = None
     modules: Path | None = None
     programs: Path | None = None
@@ -153,15 +155,16 @@ class Guest:
         """The exit status of the command when the guest is over, CRASHED if it died; None before.
         Copies the output that came since the last call."""
         ended = self.child.poll() is not None
+        if self.finished is None and (self.out / ".guest/status").exists():
+            self.finished = time.monotonic()
         if not self.quiet and (data := self.output.read()):
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         if PANIC in self.console.read():
             time.sleep(PANIC_SECONDS)
             return CRASHED
-        if self.finished is None and (self.out / ".guest/status").exists():
-            self.finished = time.monotonic()
-        if ended or (self.finished and time.monotonic() - self.finished > GRACE_SECONDS):
+        if ended or (self.finished
+                     and time.monotonic() - self.finished >= self.options.grace):
             return exit_status(self.out)
         return None
 

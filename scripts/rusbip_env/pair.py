@@ -29,8 +29,9 @@ NO_NETWORK = 99
 def run(command, client, server, *, at_end="true", interactive=False):
     """Boots both and runs a shell command in the client; each finds the other by the names "client"
     and "server", and the client has the command `on-server`. When the client has gone, the server
-    runs the shell command `at_end` and powers off as well. `client` and `server` are guest.Options;
-    the server's files are in the folder "server" of the client's.
+    runs the shell command `at_end` and powers off as well; without one (None) it is switched off.
+    `client` and `server` are guest.Options; the server's files are in the folder "server" of the
+    client's.
 
     Returns two statuses as guest.run() does, the client's and the server's."""
     kept = client.out is not None
@@ -43,12 +44,12 @@ def run(command, client, server, *, at_end="true", interactive=False):
         client = joined(client, CLIENT, folder / "link", usb=(),
                         env=client.env | {"RUSBIP_SERVER_KERNEL": server.kernel})
         server = joined(server, SERVER, folder / "link", timeout=END_SECONDS)
-        with guest.Guest(f"{network(SERVER)}{AGENT} && {at_end}", server, out / SERVER,
+        with guest.Guest(f"{network(SERVER)}{AGENT} && {at_end or 'true'}", server, out / SERVER,
                          folder / SERVER, quiet=True) as far:
             with guest.Guest(network(CLIENT) + ON_SERVER + command, client, out, folder / CLIENT,
                              interactive=interactive) as near:
                 status = guest.wait(near, others=(far,))
-            end = guest.wait(far)
+            end = guest.wait(far) if at_end else 0
     if end in (guest.STUCK, guest.CRASHED):
         guest.explain(end, out / SERVER, server)
     elif status in (guest.STUCK, guest.CRASHED):
