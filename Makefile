@@ -68,7 +68,7 @@ help:
 		echo 'Kernels and guests (scripts/targets.mk):'; \
 		echo '  setup            fetch and build what the following need'; \
 		echo '  test             run the test lanes (LANES="host stock-7.2 ...")'; \
-		echo '  demo             a USB disk over USB/IP in a guest'; \
+		echo '  demo             a USB disk over USB/IP between two guests'; \
 		echo '  shell            a guest with the modules loaded'; \
 		echo '  bench            C modules against Rust modules'; \
 	fi

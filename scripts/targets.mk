@@ -15,7 +15,7 @@ setup: prerequisites
 test: prerequisites
 	@tests/run $(LANES) $(ARGS)
 
-# A USB disk used over USB/IP in a guest
+# A USB disk of one guest used in another over USB/IP
 demo: prerequisites
 	@scripts/demo $(ARGS)
 
