@@ -57,13 +57,20 @@ help:
 	@echo 'Modules (KDIR=prepared kernel tree, default the running kernel; MO=output folder;'
 	@echo 'SAMPLES=m to build the samples as well; other variables are passed on):'
 	@echo '  modules          build all modules (default)'
-	@echo '  modules_install  install them; run depmod -a afterwards'
+	@echo '  modules_install  only put them where that kernel finds them'
 	@echo '  clean            remove what was built'
 	@echo '  clippy           build with clippy, in $$MO/clippy'
 	@echo '  rustfmt          check the format of the Rust sources; rustfmt-fix corrects it'
 	@echo '  rustdoc          documentation of all crates, in $$MO/doc'
 	@echo '  rust-analyzer    write rust-project.json for editors'
 	@echo '  check-unsafe     check that drivers/ holds no unsafe code'
+	@if [ -e packaging/install.mk ]; then \
+		echo 'Installing (see Documentation/usb/usbip_install.rst):'; \
+		echo '  install          modules for the kernel of KDIR, and modprobe vhci-hcd loads ours;'; \
+		echo '                   KEY=file CERT=file signs them, prefix=/usr/local, DESTDIR=folder'; \
+		echo '  uninstall        take them away again'; \
+		echo '  check-modinfo    check what modinfo says of the modules'; \
+	fi
 	@if [ -e scripts/targets.mk ]; then \
 		echo 'Kernels and guests (scripts/targets.mk):'; \
 		echo '  setup            fetch and build what the following need'; \
@@ -73,4 +80,5 @@ help:
 		echo '  bench            C modules against Rust modules'; \
 	fi
 
+-include packaging/install.mk
 -include scripts/targets.mk
