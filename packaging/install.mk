@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-# Installing without DKMS; included by the top Makefile.
+# Installing without DKMS, and what packages are made of; included by the top Makefile.
 
-.PHONY: install install-modules install-files uninstall check-modinfo
+.PHONY: metadata install install-modules install-files install-source uninstall check-modinfo
 
 prefix ?= /usr/local
 # Where modprobe looks below it.
@@ -12,6 +12,7 @@ CERT ?=
 # A relative path would be one of the kernel's tree.
 override DESTDIR := $(if $(DESTDIR),$(abspath $(DESTDIR)))
 
+version := $(shell sed -n 's/^rusbip-version := //p' Kbuild)
 ours := $(filter %_rs,$(shell scripts/module-names))
 release = $(or $(shell cat $(KDIR)/include/config/kernel.release), \
 	$(error $(KDIR) is no prepared kernel tree))
@@ -34,10 +35,22 @@ install-modules: modules
 		$(KEY) $(CERT) $(updates)/$$module.ko || exit; done)
 	$(depmod)
 
+# Debian's headers lack what Rust modules are built against.
+metadata:
+	@RUSBIP_DKMS_CACHE=$(abspath $(dir $(MO)))/metadata \
+		packaging/dkms/rust-metadata prepare $(notdir $(patsubst %/build,%,$(KDIR))) $(KDIR)
+
 # What serves all kernels.
 install-files:
 	mkdir -p $(DESTDIR)$(modprobedir)
 	scripts/module-names --modprobe > $(DESTDIR)$(modprobedir)/rusbip.conf
+
+# What DKMS builds from.
+source-dir = $(DESTDIR)$(prefix)/src/rusbip-$(version)
+install-source:
+	mkdir -p $(source-dir)
+	cp -R --parents Kbuild Makefile COPYING dkms.conf rust drivers samples/rust \
+		scripts/bindgen.awk scripts/module-names packaging/dkms $(source-dir)
 
 # The modules of one kernel (KDIR), and what serves all.
 uninstall:
