@@ -69,6 +69,7 @@ help:
 		echo '  install          modules for the kernel of KDIR, and modprobe vhci-hcd loads ours;'; \
 		echo '                   KEY=file CERT=file signs them, prefix=/usr/local, DESTDIR=folder'; \
 		echo '  uninstall        take them away again'; \
+		echo '  metadata         make what Debian'\''s headers lack; prints what to say to make'; \
 		echo '  check-modinfo    check what modinfo says of the modules'; \
 	fi
 	@if [ -e scripts/targets.mk ]; then \

@@ -4,8 +4,12 @@
 .PHONY: metadata install install-modules install-files install-source uninstall check-modinfo
 
 prefix ?= /usr/local
-# Where modprobe looks below it.
+# Where modprobe, systemd and udev look below it.
 modprobedir ?= $(prefix)/lib/modprobe.d
+modulesloaddir ?= $(prefix)/lib/modules-load.d
+unitdir ?= $(prefix)/lib/systemd/system
+rulesdir ?= $(prefix)/lib/udev/rules.d
+libexecdir ?= $(prefix)/libexec/rusbip
 # The key that the machine trusts, and its certificate: both, or neither.
 KEY ?=
 CERT ?=
@@ -40,10 +44,17 @@ metadata:
 	@RUSBIP_DKMS_CACHE=$(abspath $(dir $(MO)))/metadata \
 		packaging/dkms/rust-metadata prepare $(notdir $(patsubst %/build,%,$(KDIR))) $(KDIR)
 
-# What serves all kernels.
+# What serves all kernels. None of the units is enabled.
+units := $(notdir $(wildcard packaging/systemd/*.service))
+folders = $(addprefix $(DESTDIR),$(modprobedir) $(modulesloaddir) $(unitdir) $(rulesdir) $(libexecdir))
 install-files:
-	mkdir -p $(DESTDIR)$(modprobedir)
+	mkdir -p $(folders)
 	scripts/module-names --modprobe > $(DESTDIR)$(modprobedir)/rusbip.conf
+	for unit in $(units); do sed 's,@LIBEXEC@,$(libexecdir),' packaging/systemd/$$unit \
+		> $(DESTDIR)$(unitdir)/$$unit || exit; done
+	install -m 755 packaging/systemd/usbip-attach $(DESTDIR)$(libexecdir)
+	install -m 644 packaging/udev/70-usbip.rules $(DESTDIR)$(rulesdir)
+	install -m 644 packaging/modules-load.d/usbip.conf $(DESTDIR)$(modulesloaddir)
 
 # What DKMS builds from.
 source-dir = $(DESTDIR)$(prefix)/src/rusbip-$(version)
@@ -55,9 +66,12 @@ install-source:
 # The modules of one kernel (KDIR), and what serves all.
 uninstall:
 	rm -f $(foreach m,$(ours),$(updates)/$m.ko)
-	-rmdir --ignore-fail-on-non-empty $(updates)
 	$(depmod)
-	rm -f $(DESTDIR)$(modprobedir)/rusbip.conf
+	rm -f $(DESTDIR)$(modprobedir)/rusbip.conf $(addprefix $(DESTDIR)$(unitdir)/,$(units)) \
+		$(DESTDIR)$(rulesdir)/70-usbip.rules $(DESTDIR)$(libexecdir)/usbip-attach \
+		$(DESTDIR)$(modulesloaddir)/usbip.conf
+	for folder in $(updates) $(folders) $(dir $(DESTDIR)$(unitdir) $(DESTDIR)$(rulesdir)); do \
+		[ ! -d $$folder ] || rmdir --ignore-fail-on-non-empty $$folder; done
 
 check-modinfo: SAMPLES := n
 check-modinfo: modules
