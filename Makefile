@@ -70,6 +70,7 @@ help:
 		echo '                   KEY=file CERT=file signs them, prefix=/usr/local, DESTDIR=folder'; \
 		echo '  uninstall        take them away again'; \
 		echo '  metadata         make what Debian'\''s headers lack; prints what to say to make'; \
+		echo '  deb              the Debian package rusbip-dkms'; \
 		echo '  check-modinfo    check what modinfo says of the modules'; \
 	fi
 	@if [ -e scripts/targets.mk ]; then \

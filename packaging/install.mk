@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Installing without DKMS, and what packages are made of; included by the top Makefile.
 
-.PHONY: metadata install install-modules install-files install-source uninstall check-modinfo
+.PHONY: metadata install install-modules install-files install-source deb uninstall check-modinfo
 
 prefix ?= /usr/local
 # Where modprobe, systemd and udev look below it.
@@ -62,6 +62,17 @@ install-source:
 	mkdir -p $(source-dir)
 	cp -R --parents Kbuild Makefile COPYING dkms.conf rust drivers samples/rust \
 		scripts/bindgen.awk scripts/module-names packaging/dkms $(source-dir)
+
+# rusbip-dkms, with debhelper and dh-dkms. Away from the sources, as everything that is built.
+deb-dir ?= $(abspath $(dir $(MO)))/deb
+deb: deb-tree = $(deb-dir)/rusbip-$(version)
+deb:
+	rm -rf $(deb-dir)
+	mkdir -p $(deb-tree)
+	cp -R Kbuild Makefile COPYING README.md dkms.conf rust drivers samples scripts packaging \
+		Documentation debian $(deb-tree)
+	cd $(deb-tree) && dpkg-buildpackage --build=binary --no-sign
+	@ls $(deb-dir)/*.deb
 
 # The modules of one kernel (KDIR), and what serves all.
 uninstall:
