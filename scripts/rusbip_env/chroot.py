@@ -56,11 +56,11 @@ def environment(extra=None):
     return env | (extra or {})
 
 
-def command(argv, *, directory="/", binds=()):
+def command(argv, *, directory="/", binds=(), root=cache.ROOT):
     """The host command line that runs argv inside the root; use with env=environment().
 
     binds: (host folder, place inside, "ro" or "rw"); a place below /run needs no folder made in
-    the root itself.
+    the root itself. `root` may be another Debian root.
     """
     if os.geteuid():
         raise Failure("root is needed (mounts and chroot of the Debian root)")
@@ -70,7 +70,7 @@ def command(argv, *, directory="/", binds=()):
     cache.BUILD.mkdir(parents=True, exist_ok=True)
     bundle = os.environ.get("SSL_CERT_FILE", BUNDLE)
     return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", PRELUDE, "sh",
-            str(cache.ROOT), str(cache.REPO), str(cache.BUILD), bundle, directory,
+            str(root), str(cache.REPO), str(cache.BUILD), bundle, directory,
             *(str(word) for bind in binds for word in bind), "--", *map(str, argv)]
 
 
