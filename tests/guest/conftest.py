@@ -2,7 +2,8 @@
 """Lane selection and the fixtures every guest test may use.
 
 A test runs in every guest lane unless it says `@pytest.mark.lanes("stock", "uml-kasan", …)`:
-names of lanes, or of the groups "stock", "uml" and "pair". The pair lanes run test_pair_* only.
+names of lanes, or of the groups "stock", "uml" and "pair". The pair lanes run test_pair_* only. A
+module of tests that others wrote says `only` instead, which holds whatever those say.
 All cases of a test with many run in lane uml-kasan only, every third in the others but those of
 pairs. RUSBIP_PART=1/2 leaves the first, third, … of the lane's tests.
 
@@ -27,6 +28,7 @@ PART, PARTS = map(int, (os.environ.get("RUSBIP_PART") or "1/1").split("/"))
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "lanes(*names): the lanes or groups this test belongs to")
+    config.addinivalue_line("markers", "only(*names): the same, whatever else a test says of itself")
     config.addinivalue_line("markers", "pairs(*names): the combinations of server and client")
 
 
@@ -39,7 +41,9 @@ def pytest_collection_modifyitems(config, items):
         lanes, pairs = names(item, "lanes"), names(item, "pairs")
         if pairs and not CHOSEN_PAIRS and item.callspec.params["server"] not in pairs:
             return False
-        return not LANE or not lanes or LANE in lanes or LANE.split("-")[0] in lanes
+        here = {LANE, LANE.split("-")[0]}
+        return not LANE or all(not names_ or here & set(names_)
+                               for names_ in (lanes, names(item, "only")))
     chosen = [item for item in items if belongs(item)]
     # The cases of a pair are few, and none is like another.
     if LANE and LANE != "uml-kasan" and not LANE.startswith("pair"):

@@ -52,12 +52,13 @@ def settle():
 
 class Daemon:
     """Debian's usbipd in the foreground, with the C usbip-host unless there is a driver of that
-    name already; `prefix` is put in front of its command line."""
+    name already; `prefix` is put in front of its command line. With `gadgets` it serves those."""
 
-    def __init__(self, *prefix: str):
-        if not DRIVER.exists():
+    def __init__(self, *prefix: str, gadgets: bool = False):
+        if not gadgets and not DRIVER.exists():
             subprocess.run(["modprobe", "usbip-host"], check=True)
-        self.process = subprocess.Popen([*prefix, "usbipd"], stdin=subprocess.DEVNULL,
+        command = [*prefix, "usbipd", *(["--device"] if gadgets else [])]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         vhci.wait_for(lambda: listening(prefix) or self.process.poll() is not None, "usbipd")
         assert self.process.poll() is None, "usbipd has ended"

@@ -8,7 +8,7 @@ import test_host_hostile
 from test_host_hostile import *  # noqa: F401,F403  pylint: disable=wildcard-import,unused-wildcard-import
 from vudc_fixtures import *  # noqa: F401,F403  pylint: disable=wildcard-import,unused-wildcard-import
 
-pytestmark = [pytest.mark.usefixtures("host_watched"), pytest.mark.lanes("uml")]
+pytestmark = [pytest.mark.usefixtures("host_watched"), pytest.mark.only("uml")]
 
 # A controller has one device, which usbipd calls 0-0; requests need not name it.
 del test_s114_another_device  # noqa: F821

@@ -8,4 +8,4 @@ from test_host_unlink import *  # noqa: F401,F403  pylint: disable=wildcard-impo
 from test_host_wire import *  # noqa: F401,F403  pylint: disable=wildcard-import,unused-wildcard-import
 from vudc_fixtures import *  # noqa: F401,F403  pylint: disable=wildcard-import,unused-wildcard-import
 
-pytestmark = [pytest.mark.usefixtures("host_watched"), pytest.mark.lanes("uml")]
+pytestmark = [pytest.mark.usefixtures("host_watched"), pytest.mark.only("uml")]
