@@ -15,10 +15,7 @@
 
 use crate::server::Server;
 use crate::{sysfs, Shared};
-use kernel::debugfs::File;
 use kernel::new_mutex;
-use kernel::prelude::fmt;
-use kernel::str::CString;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{Arc, Mutex};
@@ -30,9 +27,8 @@ use kernel_ext::sysfs::Files;
 use kernel_ext::time;
 use kernel_ext::usb::device::{Device, Locked};
 use kernel_ext::usb::driver::Bound;
-use usbip_core::connection::Connection;
 use usbip_core::down::Down;
-use usbip_core::stats::Stats;
+use usbip_core::server::Client;
 
 /// How often to try for the lock of a device, in ms.
 const LOCK_POLL_MS: i64 = 2;
@@ -46,18 +42,11 @@ enum State {
     /// Nothing: a client may have it.
     Available,
     /// A client has it.
-    Used(Client),
+    Used(Client<Server>),
     /// The connection is down; the device is being reset.
     Closing,
     /// It could not be reset after a client; only unbinding it helps.
     Error,
-}
-
-/// The client that has a device.
-struct Client {
-    connection: Arc<Connection<Server>>,
-    /// Shows its statistics.
-    _statistics: Pin<KBox<File<Arc<Stats>>>>,
 }
 
 /// An exported device.
@@ -138,42 +127,23 @@ impl Stub {
         if !matches!(*state, State::Available) {
             return Err(EINVAL);
         }
-        let socket = usbip_core::socket::find(fd).map_err(|error| {
-            pr_err!(
-                "{}: descriptor {} is no connected stream socket, error {}\n",
-                name,
-                fd,
-                error.to_errno()
-            );
-            EINVAL
+        let shared = &self.shared;
+        let client = Client::new(
+            name,
+            fd,
+            &shared.statistics,
+            &shared.events,
+            shared.patience(),
+            |peer| Server::new(self.clone(), peer),
+        )
+        .and_then(|client| client.start().map(|()| client))
+        .map_err(|why| {
+            pr_err!("{}: {}\n", name, why);
+            why.error()
         })?;
-        let peer = socket.peer();
-        let stats = Arc::new(Stats::new(), GFP_KERNEL)?;
-        let statistics = KBox::pin_init(
-            self.shared.statistics.read_callback_file(
-                &CString::try_from_fmt(fmt!("{}", name))?,
-                stats.clone(),
-                &|stats: &Arc<Stats>, f| stats.show(f),
-            ),
-            GFP_KERNEL,
-        )?;
-        let connection = Connection::new(
-            socket,
-            Server::new(self.clone(), peer),
-            stats,
-            self.shared.events.clone(),
-            self.shared.patience(),
-        )?;
-        if connection.start().is_err() {
-            pr_err!("{}: no memory for threads\n", name);
-            return Err(EINVAL);
-        }
-        pr_info!("{}: in use by {}\n", name, peer);
+        pr_info!("{}: in use by {}\n", name, client.peer);
         self.used.store(1, Relaxed);
-        *state = State::Used(Client {
-            connection,
-            _statistics: statistics,
-        });
+        *state = State::Used(client);
         Ok(())
     }
 

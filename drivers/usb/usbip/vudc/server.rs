@@ -313,16 +313,11 @@ impl Side for Server {
     }
 
     fn closed(&self, why: Down) {
-        let number = self.udc.data().number();
+        let name = self.udc.data().name();
         if why.is_orderly() {
-            pr_info!("usbip-vudc.{}: {} left: {}\n", number, self.peer, why);
+            pr_info!("{}: {} left: {}\n", name, self.peer, why);
         } else {
-            pr_warn!(
-                "usbip-vudc.{}: {} lost the device: {}\n",
-                number,
-                self.peer,
-                why
-            );
+            pr_warn!("{}: {} lost the device: {}\n", name, self.peer, why);
         }
         // Nobody looks at it any more.
         let (transfers, connection) = {

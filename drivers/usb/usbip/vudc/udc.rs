@@ -13,7 +13,7 @@ use crate::bus::{Bus, ENDPOINTS, GET_DEVICE_DESCRIPTOR};
 use crate::patience;
 use crate::server::Server;
 use crate::sysfs::{VudcFiles, DESCRIPTOR};
-use kernel::debugfs::{Dir, File};
+use kernel::debugfs::Dir;
 use kernel::prelude::fmt;
 use kernel::str::CString;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -31,10 +31,8 @@ use kernel_ext::usb::gadget::{
     State,
 };
 use kernel_ext::workqueue::OwnedQueue;
-use usbip_core::connection::Connection;
 use usbip_core::down::Down;
-use usbip_core::server::Limits;
-use usbip_core::stats::Stats;
+use usbip_core::server::{Client, Limits};
 use usbip_core::usbip_dbg;
 
 /// How long a gadget driver has to answer when somebody asks for the device descriptor, in ms.
@@ -60,22 +58,16 @@ enum Phase {
     /// Nothing: a client may have it, if there is a gadget.
     Available,
     /// A client has it.
-    Used(Client),
+    Used(Client<Server>),
     /// The connection is down; the gadget is being told.
     Closing,
-}
-
-/// The client that has the gadget.
-struct Client {
-    connection: Arc<Connection<Server>>,
-    /// Shows its statistics.
-    _statistics: Pin<KBox<File<Arc<Stats>>>>,
 }
 
 /// What a controller keeps.
 #[pin_data]
 pub(crate) struct Vudc {
-    number: i32,
+    /// That of the platform device.
+    name: CString,
     shared: Arc<Shared>,
     /// Its endpoints. Gadget drivers come here in any context.
     #[pin]
@@ -99,7 +91,7 @@ pub(crate) struct Vudc {
 impl Vudc {
     fn new(number: i32, shared: Arc<Shared>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            number,
+            name: CString::try_from_fmt(fmt!("usbip-vudc.{}", number))?,
             shared,
             bus <- new_spinlock_irqsave!(Bus::new(), "vudc_bus"),
             state <- new_mutex!(Phase::Available, "vudc_state"),
@@ -111,9 +103,9 @@ impl Vudc {
         }? Error)
     }
 
-    /// The number in its name.
-    pub(crate) fn number(&self) -> i32 {
-        self.number
+    /// Its name, for messages.
+    pub(crate) fn name(&self) -> &CStr {
+        &self.name
     }
 
     /// What it shares with other controllers.
@@ -157,7 +149,6 @@ impl Vudc {
     /// connected stream socket, or a thread could not be had. `ENOMEM`.
     pub(crate) fn connect(udc: &Arc<Udc>, fd: i32) -> Result {
         let this = udc.data();
-        let number = this.number;
         // Asks for it if it is not known.
         this.descriptor(udc);
         let mut state = this.state.lock();
@@ -165,44 +156,30 @@ impl Vudc {
         if !matches!(*state, Phase::Available) {
             return Err(EBUSY);
         }
-        let socket = usbip_core::socket::find(fd).map_err(|error| {
-            pr_err!(
-                "usbip-vudc.{}: descriptor {} is no connected stream socket, error {}\n",
-                number,
-                fd,
-                error.to_errno()
-            );
-            EINVAL
-        })?;
-        let peer = socket.peer();
-        let stats = Arc::new(Stats::new(), GFP_KERNEL)?;
-        let statistics = KBox::pin_init(
-            this.shared.statistics.read_callback_file(
-                &CString::try_from_fmt(fmt!("usbip-vudc.{}", number))?,
-                stats.clone(),
-                &|stats: &Arc<Stats>, f| stats.show(f),
-            ),
-            GFP_KERNEL,
-        )?;
-        let connection = Connection::new(
-            socket,
-            Server::new(udc.clone(), peer),
-            stats,
-            this.shared.events.clone(),
-            patience(),
-        )?;
         this.since_ms.store(time::now_ms(), Relaxed);
-        if connection.start().is_err() {
-            pr_err!("usbip-vudc.{}: no memory for threads\n", number);
-            return Err(EINVAL);
-        }
-        pr_info!("usbip-vudc.{}: in use by {}\n", number, peer);
+        let shared = &this.shared;
+        let client = Client::new(
+            &this.name,
+            fd,
+            &shared.statistics,
+            &shared.events,
+            patience(),
+            |peer| Server::new(udc.clone(), peer),
+        )
+        .and_then(|client| {
+            // Before the first request can come, or the tx thread would not hear of its answer.
+            this.bus.lock().connection = Some(client.connection.clone());
+            client.start().map(|()| client)
+        })
+        .map_err(|why| {
+            let connection = this.bus.lock().connection.take();
+            drop(connection);
+            pr_err!("{}: {}\n", &*this.name, why);
+            why.error()
+        })?;
+        pr_info!("{}: in use by {}\n", &*this.name, client.peer);
         this.used.store(1, Relaxed);
-        this.bus.lock().connection = Some(connection.clone());
-        *state = Phase::Used(Client {
-            connection,
-            _statistics: statistics,
-        });
+        *state = Phase::Used(client);
         Ok(())
     }
 
@@ -276,8 +253,8 @@ impl Vudc {
             0
         } else {
             pr_err!(
-                "usbip-vudc.{}: the device descriptor of the gadget has {} bytes instead of {}\n",
-                self.number,
+                "{}: the device descriptor of the gadget has {} bytes instead of {}\n",
+                &*self.name,
                 request.len(),
                 DESCRIPTOR
             );
@@ -313,8 +290,8 @@ impl Vudc {
             // Some do not answer before they are bound; whoever wants to know will ask again.
             usbip_dbg!(
                 Urb,
-                "usbip-vudc.{}: the gadget does not tell its device descriptor, error {}\n",
-                self.number,
+                "{}: the gadget does not tell its device descriptor, error {}\n",
+                &*self.name,
                 error.to_errno()
             );
         }

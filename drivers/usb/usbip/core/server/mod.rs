@@ -30,9 +30,11 @@ use usbip_protocol::setup::Setup;
 use usbip_protocol::status::errno;
 use usbip_protocol::wire::{Body, BodyError, CmdSubmit, CmdUnlink, Direction, RetSubmit};
 
+mod client;
 mod limits;
 mod send;
 
+pub use client::{Client, NoClient};
 pub use limits::{Charge, Limits};
 
 /// How many replies are taken from the queue at a time.
