@@ -16,14 +16,11 @@
 
 use crate::driver::{StubDriver, Taken};
 use kernel::debugfs::Dir;
-use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use kernel_ext::prelude::*;
 use kernel_ext::usb::driver::Registration;
 use kernel_ext::workqueue::OwnedQueue;
-use usbip_core::connection::Patience;
 use usbip_core::server::Limits;
-use usbip_protocol::limits::{MAX_CONNECTION_BYTES, MAX_CONNECTION_URBS};
 
 mod driver;
 mod flight;
@@ -43,35 +40,7 @@ module! {
 }
 
 kernel_ext::module_version!();
-kernel_ext::param_uint!(
-    connection_urbs,
-    CONNECTION_URBS,
-    0o444,
-    "most requests of one client that wait for a reply, 16 to 65536 (default: 4096)"
-);
-kernel_ext::param_uint!(
-    connection_mib,
-    CONNECTION_MIB,
-    0o444,
-    "most MiB of buffers for one client, 1 to 4096 (default: 32)"
-);
-kernel_ext::param_uint!(
-    total_mib,
-    TOTAL_MIB,
-    0o444,
-    "most MiB of buffers for all clients (default: 256, or an eighth of the memory if that is less)"
-);
-kernel_ext::param_uint!(
-    client_timeout,
-    CLIENT_TIMEOUT,
-    0o644,
-    "seconds after which a client that has vanished loses its device, 6 to 86400 (default: 30)"
-);
-
-static CONNECTION_URBS: Atomic<u32> = Atomic::new(MAX_CONNECTION_URBS as u32);
-static CONNECTION_MIB: Atomic<u32> = Atomic::new((MAX_CONNECTION_BYTES >> 20) as u32);
-static TOTAL_MIB: Atomic<u32> = Atomic::new(0);
-static CLIENT_TIMEOUT: Atomic<u32> = Atomic::new(30);
+usbip_core::server_parameters!();
 
 /// What all exported devices share.
 pub(crate) struct Shared {
@@ -84,13 +53,6 @@ pub(crate) struct Shared {
     /// Where requests run that usbcore has to carry out. Not the same: taking a connection down
     /// waits for them.
     pub(crate) specials: Arc<OwnedQueue>,
-}
-
-impl Shared {
-    /// How soon a client that has vanished is given up.
-    pub(crate) fn patience(&self) -> Patience {
-        Patience::seconds(CLIENT_TIMEOUT.load(Relaxed))
-    }
 }
 
 /// The module.
@@ -111,12 +73,7 @@ impl kernel::Module for HostModule {
         let specials = Arc::new(OwnedQueue::new_unbound(c"usbip_special")?, GFP_KERNEL)?;
         let shared = Arc::new(
             Shared {
-                limits: Limits::new(
-                    CONNECTION_URBS.load(Relaxed),
-                    CONNECTION_MIB.load(Relaxed),
-                    TOTAL_MIB.load(Relaxed),
-                    CLIENT_TIMEOUT.load(Relaxed),
-                )?,
+                limits: limits()?,
                 statistics: Dir::new(c"usbip-host"),
                 events: events.clone(),
                 specials: specials.clone(),

@@ -14,7 +14,7 @@
 //! has left in the middle of something.
 
 use crate::server::Server;
-use crate::{sysfs, Shared};
+use crate::{patience, sysfs, Shared};
 use kernel::new_mutex;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -133,7 +133,7 @@ impl Stub {
             fd,
             &shared.statistics,
             &shared.events,
-            shared.patience(),
+            patience(),
             |peer| Server::new(self.clone(), peer),
         )
         .and_then(|client| client.start().map(|()| client))

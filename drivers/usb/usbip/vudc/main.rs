@@ -23,9 +23,6 @@ use kernel_ext::platform;
 use kernel_ext::prelude::*;
 use kernel_ext::usb::gadget::Speed;
 use kernel_ext::workqueue::OwnedQueue;
-use usbip_core::connection::Patience;
-use usbip_core::server::Limits;
-use usbip_protocol::limits::{MAX_CONNECTION_BYTES, MAX_CONNECTION_URBS};
 
 mod bus;
 mod control;
@@ -55,45 +52,13 @@ kernel_ext::param_uint!(
     0o444,
     "fastest speed: 2 full, 3 high (default), 5 super, 6 super-plus"
 );
-kernel_ext::param_uint!(
-    connection_urbs,
-    CONNECTION_URBS,
-    0o444,
-    "most requests of one client that wait for a reply, 16 to 65536 (default: 4096)"
-);
-kernel_ext::param_uint!(
-    connection_mib,
-    CONNECTION_MIB,
-    0o444,
-    "most MiB of buffers for one client, 1 to 4096 (default: 32)"
-);
-kernel_ext::param_uint!(
-    total_mib,
-    TOTAL_MIB,
-    0o444,
-    "most MiB of buffers for all clients (default: 256, or an eighth of the memory if that is less)"
-);
-kernel_ext::param_uint!(
-    client_timeout,
-    CLIENT_TIMEOUT,
-    0o644,
-    "seconds after which a client that has vanished loses its device, 6 to 86400 (default: 30)"
-);
+usbip_core::server_parameters!();
 
 /// The most controllers; a sane bound, C has none.
 const MAX_NUM: u32 = 256;
 
 static NUM: Atomic<u32> = Atomic::new(1);
 static MAX_SPEED: Atomic<u32> = Atomic::new(3);
-static CONNECTION_URBS: Atomic<u32> = Atomic::new(MAX_CONNECTION_URBS as u32);
-static CONNECTION_MIB: Atomic<u32> = Atomic::new((MAX_CONNECTION_BYTES >> 20) as u32);
-static TOTAL_MIB: Atomic<u32> = Atomic::new(0);
-static CLIENT_TIMEOUT: Atomic<u32> = Atomic::new(30);
-
-/// How soon a client that has vanished is given up.
-fn patience() -> Patience {
-    Patience::seconds(CLIENT_TIMEOUT.load(Relaxed))
-}
 
 /// The module. The order of the fields is the order of the teardown.
 struct VudcModule {
@@ -126,12 +91,7 @@ impl kernel::Module for VudcModule {
         let events = Arc::new(OwnedQueue::new_unbound(c"usbip_event")?, GFP_KERNEL)?;
         let shared = Arc::new(
             Shared {
-                limits: Limits::new(
-                    CONNECTION_URBS.load(Relaxed),
-                    CONNECTION_MIB.load(Relaxed),
-                    TOTAL_MIB.load(Relaxed),
-                    CLIENT_TIMEOUT.load(Relaxed),
-                )?,
+                limits: limits()?,
                 max_speed,
                 statistics: Dir::new(c"usbip-vudc"),
                 events: events.clone(),
