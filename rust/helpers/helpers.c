@@ -217,15 +217,20 @@ EXPORT_SYMBOL_GPL(kernel_ext_helper_usb_devnum);
 /* -- Gadgets ---------------------------------------------------------------------------------- */
 
 /*
- * Gadget drivers are called as from the interrupt handler of a controller. With PREEMPT_RT that is a
- * thread.
+ * Gadget drivers are called as from a softirq with interrupts off, as dummy_hcd does it: network
+ * drivers pass packets on to softirqs, which must not run before interrupts are on again. With
+ * PREEMPT_RT a controller's interrupts are threads. Nests, also in a section of the caller's.
  */
 unsigned long kernel_ext_helper_gadget_callback_begin(void)
 {
 	unsigned long flags = 0;
 
+	if (!irqs_disabled())
+		local_bh_disable();
 	if (!IS_ENABLED(CONFIG_PREEMPT_RT))
 		local_irq_save(flags);
+	else
+		local_save_flags(flags);
 	return flags;
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_gadget_callback_begin);
@@ -234,6 +239,8 @@ void kernel_ext_helper_gadget_callback_end(unsigned long flags)
 {
 	if (!IS_ENABLED(CONFIG_PREEMPT_RT))
 		local_irq_restore(flags);
+	if (!irqs_disabled_flags(flags))
+		local_bh_enable();
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_gadget_callback_end);
 

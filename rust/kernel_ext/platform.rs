@@ -51,6 +51,12 @@ impl PlatformDevice {
         // SAFETY: Neither null nor an error.
         Ok(Self(unsafe { NonNull::new_unchecked(device) }))
     }
+
+    /// Whether a driver has it: one that refuses it is no error of [`Self::register`]. Any context.
+    pub fn is_bound(&self) -> bool {
+        // SAFETY: By the type invariant the device is valid.
+        unsafe { bindings::device_is_bound(&raw mut (*self.0.as_ptr()).dev) }
+    }
 }
 
 impl Drop for PlatformDevice {

@@ -447,8 +447,8 @@ impl<D: Send + Sync + 'static> BinaryFile<D> {
         offset: bindings::loff_t,
         len: usize,
     ) -> isize {
-        // SAFETY: By the requirements of this function. The buffer is initialised and belongs to this
-        // call.
+        // SAFETY: By the requirements of this function. The buffer belongs to this call; its memory
+        // comes from the C side, so for the compiler it has some value also where nobody wrote.
         let (inner, out) = unsafe {
             let inner: *const BinaryInner<D> =
                 container_of!(Opaque::cast_from(attr), BinaryInner<D>, attr);

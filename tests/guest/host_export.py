@@ -31,6 +31,9 @@ def attached(busid: str):
 class Export:
     """An exported device and the client that uses it."""
 
+    # What the names of the connection's threads begin with.
+    threads = "stub"
+
     def __init__(self, device):
         self.device = device
         self.busid = device.busid

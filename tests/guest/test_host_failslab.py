@@ -195,7 +195,7 @@ def test_request(export, gadget, what):
             gadget.send(BULK_IN, pattern(length))
         else:
             gadget.receive(BULK_OUT, length)
-        failing = Failing(nth, thread("stub_rx"))
+        failing = Failing(nth, thread(f"{export.threads}_rx"))
         try:
             reply = link.reply(REQUESTS[what](link))
             assert reply.status in (0, -errno.ENOMEM), reply
@@ -216,7 +216,7 @@ def test_request(export, gadget, what):
 def test_reply(export, gadget, kind, nth):
     """Those of the sending thread: the reply comes late, or the connection ends."""
     link = export.client(kind)
-    failing = Failing(nth, thread("stub_tx"))
+    failing = Failing(nth, thread(f"{export.threads}_tx"))
     try:
         for turn in range(4):
             gadget.send(BULK_IN, pattern(20000, turn))

@@ -6,11 +6,13 @@ import hashlib
 import os
 import random
 import select
+import socket
 import subprocess
 
 import pytest
 
 import host_configfs
+import peer_stock
 import vhci
 import vudc
 from test_vhci_devices import BULK, ISO, UNLINK, path_of_testusb, run_cases
@@ -122,6 +124,43 @@ def test_modem(fastest):
         finally:
             os.close(host_end)
             os.close(gadget_end)
+
+
+@pytest.mark.lanes("stock")
+def test_network(fastest, tmp_path):
+    """A network card: a stream of a MiB each way, between two network namespaces."""
+    with vudc.gadget(["ncm.usb0"]) as gadget, vudc.attached(NAME) as device:
+        device.bound("cdc_ncm", "cdc_ncm")
+        there = vhci.wait_for(lambda: next(device.path.glob("*/net/*"), None), "the card").name
+        here = (gadget.folder / "functions/ncm.usb0/ifname").read_text().strip()
+        peer_stock.run("ip", "netns", "add", "vudc")
+        try:
+            peer_stock.run("ip", "link", "set", there, "netns", "vudc")
+            for inside, name, address in (((), here, "10.55.0.1"), (("-n", "vudc"), there,
+                                                                    "10.55.0.2")):
+                peer_stock.run("ip", *inside, "addr", "add", f"{address}/24", "dev", name)
+                peer_stock.run("ip", *inside, "link", "set", name, "up")
+            data = random.Random(3).randbytes(1 << 20)
+            (tmp_path / "data").write_bytes(data)
+            with socket.create_server(("10.55.0.1", 0)) as listener:
+                listener.settimeout(60 * vhci.SLACK)
+                port = listener.getsockname()[1]
+                echo = f"import socket,sys; s=socket.create_connection(('10.55.0.1', {port}), 60);" \
+                    f"s.sendall(open('{tmp_path}/data','rb').read()); s.shutdown(1);" \
+                    f"f=open('{tmp_path}/back','wb');" \
+                    "[f.write(b) for b in iter(lambda: s.recv(65536), b'')]; f.close()"
+                with subprocess.Popen(["ip", "netns", "exec", "vudc", "python3", "-c",
+                                       echo]) as far:
+                    sock, _ = listener.accept()
+                    with sock:
+                        sock.settimeout(60 * vhci.SLACK)
+                        got = b"".join(iter(lambda: sock.recv(65536), b""))
+                        assert got == data
+                        sock.sendall(got[::-1])
+                    assert far.wait(60 * vhci.SLACK) == 0
+            assert (tmp_path / "back").read_bytes() == data[::-1]
+        finally:
+            subprocess.run(["ip", "netns", "del", "vudc"], check=True)
 
 
 def raw(node: str) -> int:

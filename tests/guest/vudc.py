@@ -152,6 +152,9 @@ class Scripted(host_gadget.Gadget):
 class Export:
     """A controller and the client that uses it, for as many tests as the connection survives."""
 
+    # What the names of the connection's threads begin with.
+    threads = "vudc"
+
     def __init__(self, device):
         self.device = device
         self.busid = device.busid

@@ -183,7 +183,7 @@ pub trait Driver: Send + Sync + Sized + 'static {
 ///
 /// # Invariants
 ///
-/// `driver` is valid for as long as it is not `None`, and while `running` is not 0.
+/// A driver that was read from `driver` is valid for as long as `running` counts the reader.
 struct Callbacks {
     driver: Option<NonNull<bindings::usb_gadget_driver>>,
     /// Whether udc-core allows calls.
@@ -199,8 +199,8 @@ unsafe impl Send for Callbacks {}
 struct Endpoint<T: Driver> {
     ep: Opaque<bindings::usb_ep>,
     index: usize,
-    /// Set when the controller is registered; the endpoint belongs to it.
-    gadget: *const Gadget<T>,
+    /// The controller that it belongs to. Written once, before anybody else knows of either.
+    gadget: Opaque<*const Gadget<T>>,
 }
 
 /// A controller together with what its driver keeps for it.
@@ -271,6 +271,11 @@ impl<T: Driver> Gadget<T> {
     /// Lets no further call begin, and waits for those that are going on. May sleep.
     fn forbid_calls(&self) {
         self.callbacks.lock().enabled = false;
+        self.wait_for_calls();
+    }
+
+    /// Waits for calls that are going on. May sleep.
+    fn wait_for_calls(&self) {
         self.idle.wait_until(|| self.callbacks.lock().running == 0);
     }
 
@@ -383,7 +388,7 @@ impl<T: Driver> Registration<T> {
             let endpoint = Endpoint {
                 ep: Opaque::zeroed(),
                 index,
-                gadget: core::ptr::null(),
+                gadget: Opaque::new(core::ptr::null()),
             };
             endpoints.push(endpoint, GFP_KERNEL)?;
         }
@@ -404,7 +409,7 @@ impl<T: Driver> Registration<T> {
         let parent: *mut bindings::device = core::ptr::from_ref(dev).cast_mut().cast();
         let this = Arc::as_ptr(&gadget);
         let raw = gadget.as_ptr();
-        // SAFETY: Nobody else knows the object yet; what is written is not read by Rust code. The
+        // SAFETY: Nobody else knows the object yet, and all that is written is within `Opaque`s. The
         // parent is bound, and its driver drops the registration before it is unbound.
         unsafe {
             (*raw).name = T::NAME.as_char_ptr();
@@ -416,9 +421,8 @@ impl<T: Driver> Registration<T> {
             bindings::usb_initialize_gadget(parent, raw, Some(VTable::<T>::release_callback));
             bindings::gadget_init_endpoints(raw);
             for (endpoint, info) in gadget.endpoints.iter().zip(T::ENDPOINTS) {
-                let endpoint = core::ptr::from_ref(endpoint).cast_mut();
-                (*endpoint).gadget = this;
-                let ep = (*endpoint).ep.get();
+                *endpoint.gadget.get() = this;
+                let ep = endpoint.ep.get();
                 (*ep).name = info.name.as_char_ptr();
                 (*ep).ops = &VTable::<T>::ENDPOINT;
                 bindings::gadget_add_endpoint(raw, ep, info.dir_in, info.dir_out);

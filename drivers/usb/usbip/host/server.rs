@@ -89,19 +89,22 @@ impl Server {
         let Some(token) = self.requests.admit(connection, cmd, body, inbox)? else {
             return Ok(());
         };
-        let transfer = Charge::new(cmd.length, self.stub.shared().limits.total)
-            .ok_or(ENOMEM)
-            .and_then(|charge| {
-                let flight = Flight {
-                    connection: connection.clone(),
-                    token,
-                    number_of_packets: cmd.number_of_packets,
-                    accepted_ns: time::now_ns(),
-                    _charge: charge,
-                };
-                let buffer = flight::buffer(&request, &self.pool)?;
-                Transfer::new(self.device().clone(), request, buffer, flight)
-            });
+        let transfer = Charge::new(
+            server::weight(cmd, body.iso_packets),
+            self.stub.shared().limits.total,
+        )
+        .ok_or(ENOMEM)
+        .and_then(|charge| {
+            let flight = Flight {
+                connection: connection.clone(),
+                token,
+                number_of_packets: cmd.number_of_packets,
+                accepted_ns: time::now_ns(),
+                _charge: charge,
+            };
+            let buffer = flight::buffer(&request, &self.pool)?;
+            Transfer::new(self.device().clone(), request, buffer, flight)
+        });
         let Ok(mut transfer) = transfer else {
             server::skip(inbox, body)?;
             let packets = body.iso_packets;

@@ -32,6 +32,9 @@ const CHUNK: u32 = 64 * 1024;
 /// How often isochronous endpoints are served, in ns: the frame of full speed.
 const FRAME_NS: u64 = 1_000_000;
 
+/// By how much an isochronous endpoint may be behind its time, in ns: a few frames.
+const LATE_NS: u64 = 16 * FRAME_NS;
+
 /// Names a transfer that waits: its endpoint, and its place in the order of all.
 pub(crate) type Key = u64;
 
@@ -83,6 +86,8 @@ pub(crate) struct Bus {
     counter: u64,
     /// The endpoints to look at, a bit for each.
     dirty: u32,
+    /// The endpoint that comes next, so that a busy one does not keep others from their turn.
+    turn: u32,
     /// The endpoints that are isochronous.
     isochronous: u32,
     /// When to look at one of those, if it is not dirty.
@@ -114,6 +119,7 @@ impl Bus {
             transfers: RBTree::new(),
             counter: 0,
             dirty: 0,
+            turn: 0,
             isochronous: 0,
             alarm: None,
             is_running: false,
@@ -128,7 +134,8 @@ impl Bus {
     /// A gadget appears.
     pub(crate) fn set_speed(&mut self, speed: Speed) {
         self.speed = speed;
-        self.status = 0;
+        // What the gadget driver has said of its power is not the last host's.
+        self.status &= 1;
     }
 
     /// Bit 0 of what GET_STATUS shows.
@@ -205,17 +212,20 @@ impl Bus {
         self.endpoints.get_mut(index)?.requests.pop()
     }
 
-    /// Adds a request. Returns whether the tx thread has something to do, or the request if nobody
-    /// waits for it on endpoint 0: the host has given up what it answers.
+    /// Adds a request. Returns whether the tx thread has something to do; or the request, if the
+    /// endpoint has been disabled in this moment, or nobody waits for it on endpoint 0: the host has
+    /// given up what it answers.
     pub(crate) fn queue(
         &mut self,
         index: usize,
         request: Request<Vudc>,
     ) -> Result<bool, Request<Vudc>> {
         let waits = self.first(index).is_some();
-        let is_answer = index != 0 || waits || self.is_asked;
+        let is_answer = index == 0 && (waits || self.is_asked);
         match self.endpoints.get_mut(index) {
-            Some(endpoint) if is_answer => endpoint.requests.push(request),
+            Some(endpoint) if is_answer || endpoint.config.is_some() => {
+                endpoint.requests.push(request);
+            }
             _ => return Err(request),
         }
         // An isochronous endpoint waits for its time.
@@ -224,7 +234,11 @@ impl Bus {
 
     /// Takes a request out.
     pub(crate) fn dequeue(&mut self, index: usize, id: RequestId) -> Option<Request<Vudc>> {
-        self.endpoints.get_mut(index)?.requests.remove(id)
+        let request = self.endpoints.get_mut(index)?.requests.remove(id)?;
+        if index == 0 {
+            self.is_asked = false;
+        }
+        Some(request)
     }
 
     /// Makes an endpoint stall, or not. Returns whether the tx thread has something to do.
@@ -242,6 +256,11 @@ impl Bus {
             if halt != Halt::Clear && is_in && !endpoint.requests.is_empty() {
                 return Err(EAGAIN);
             }
+        }
+        if index == 0 && self.is_asked {
+            // It does not want to tell its device descriptor.
+            self.is_asked = false;
+            return Ok(false);
         }
         endpoint.halt = halt;
         Ok(self.touch(index))
@@ -261,7 +280,18 @@ impl Bus {
 
     /// Takes a transfer out.
     pub(crate) fn remove(&mut self, key: Key) -> Option<KBox<Transfer>> {
-        self.transfers.remove(&key)
+        let transfer = self.transfers.remove(&key)?;
+        if let (Some(start), Some(endpoint)) = (
+            transfer.start_ns,
+            self.endpoints.get_mut((key >> ENDPOINT_SHIFT) as usize),
+        ) {
+            // The intervals that it does not need any more are free.
+            let left = transfer.packets.len().saturating_sub(transfer.packets_done);
+            if left > 0 {
+                endpoint.next_ns = start;
+            }
+        }
+        Some(transfer)
     }
 
     /// An endpoint is to be looked at. Returns whether the tx thread has to be told.
@@ -297,7 +327,9 @@ impl Bus {
             self.is_running = false;
             return None;
         }
-        let index = self.dirty.trailing_zeros() as usize;
+        let bit = (self.dirty.rotate_right(self.turn).trailing_zeros() + self.turn) % u32::BITS;
+        self.turn = (bit + 1) % u32::BITS;
+        let index = bit as usize;
         let action = self.look(index, now);
         if matches!(action, Action::Wait) {
             self.dirty &= !(1 << index);
@@ -322,7 +354,13 @@ impl Bus {
         if endpoint.halt != Halt::Clear {
             return self.end(key, -errno::EPIPE);
         }
-        if config.kind == TransferType::Isochronous {
+        let is_isochronous = config.kind == TransferType::Isochronous;
+        let has_packets = |transfer: &KBox<Transfer>| !transfer.packets.is_empty();
+        if self.transfers.get(&key).map(has_packets) != Some(is_isochronous) {
+            // It was for what had this address before.
+            return self.end(key, -errno::EPROTO);
+        }
+        if is_isochronous {
             return self.look_at_isochronous(index, key, &config, now);
         }
         self.meet(index, key, config.max_packet.into())
@@ -453,7 +491,10 @@ impl Bus {
         let start = match transfer.start_ns {
             Some(start) => start,
             None => {
-                let start = endpoint.next_ns.max(now);
+                // Behind the one before it, also if this thread is late, but not for long: what a
+                // client did not take for a while need not be made up for.
+                let behind = endpoint.next_ns.max(transfer.accepted_ns);
+                let start = behind.max(now.saturating_sub(LATE_NS));
                 endpoint.next_ns = start.saturating_add(interval.saturating_mul(count));
                 // CAST: A frame number has 11 bits.
                 transfer.start_frame = (start / FRAME_NS & 0x7ff) as i32;

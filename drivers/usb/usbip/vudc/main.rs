@@ -113,6 +113,10 @@ impl kernel::Module for VudcModule {
         for index in 0..num {
             // CAST: At most 256.
             let device = platform::PlatformDevice::register(c"usbip-vudc", index as i32)?;
+            if !device.is_bound() {
+                // The log has the reason.
+                return Err(EINVAL);
+            }
             this.devices.push(device, GFP_KERNEL)?;
         }
         Ok(this)

@@ -173,8 +173,11 @@ impl Server {
         kind: TransferType,
         count: u32,
     ) -> Result<KBox<Transfer>> {
-        let charge =
-            Charge::new(cmd.length, self.udc.data().shared().limits.total).ok_or(ENOMEM)?;
+        let charge = Charge::new(
+            server::weight(cmd, count),
+            self.udc.data().shared().limits.total,
+        )
+        .ok_or(ENOMEM)?;
         let buffer = if cmd.length <= EASY || kind != TransferType::Bulk {
             Buffer::linear(cmd.length)?
         } else {

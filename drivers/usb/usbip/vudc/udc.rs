@@ -218,8 +218,11 @@ impl Vudc {
             udc.disconnect();
             udc.reset();
         }
-        *self.state.lock() = Phase::Available;
-        self.used.store(0, Relaxed);
+        {
+            let mut state = self.state.lock();
+            *state = Phase::Available;
+            self.used.store(0, Relaxed);
+        }
         self.idle.wake_all();
     }
 
@@ -299,11 +302,6 @@ impl Vudc {
 
     fn hide(&self, udc: &Udc) {
         {
-            let mut bus = self.bus.lock();
-            bus.is_asked = false;
-            bus.descriptor = None;
-        }
-        {
             let state = self.state.lock();
             self.pulled_up.store(0, Relaxed);
             if let Phase::Used(client) = &*state {
@@ -311,16 +309,21 @@ impl Vudc {
             }
         }
         self.idle.wait_until(|| self.used.load(Relaxed) == 0);
-        // Whoever takes a late answer.
+        // Whoever takes a late answer. Nobody asks any more.
         self.shared.events.flush();
+        {
+            let mut bus = self.bus.lock();
+            bus.is_asked = false;
+            bus.descriptor = None;
+        }
         self.give_requests_back();
         udc.set_state(State::NotAttached);
     }
 
     /// Tells the tx thread that there is something to do. Any context.
     fn kick(&self) {
-        let connection = self.bus.lock().connection.clone();
-        if let Some(connection) = connection {
+        // Under the lock: a reference of our own might be the last one, and this any context.
+        if let Some(connection) = &self.bus.lock().connection {
             connection.kick();
         }
     }
@@ -414,6 +417,8 @@ impl gadget::Driver for Vudc {
         if wake {
             udc.data().kick();
         }
+        // Whoever waits for a device descriptor.
+        udc.data().idle.wake_all();
         Ok(())
     }
 }

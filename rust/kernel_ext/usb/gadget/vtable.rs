@@ -31,7 +31,6 @@ impl<T: Driver> VTable<T> {
         pullup: Some(Self::pullup_callback),
         udc_start: Some(Self::udc_start_callback),
         udc_stop: Some(Self::udc_stop_callback),
-        udc_set_speed: Some(Self::udc_set_speed_callback),
         udc_async_callbacks: Some(Self::udc_async_callbacks_callback),
         ..pin_init::zeroed()
     };
@@ -83,7 +82,7 @@ impl<T: Driver> VTable<T> {
         unsafe {
             let endpoint: *const Endpoint<T> =
                 container_of!(Opaque::cast_from(ep), Endpoint<T>, ep);
-            (&*(*endpoint).gadget, (*endpoint).index)
+            (&**(*endpoint).gadget.get(), (*endpoint).index)
         }
     }
 
@@ -124,11 +123,14 @@ impl<T: Driver> VTable<T> {
     ///
     /// Called as [`VTable`] says.
     unsafe extern "C" fn pullup_callback(gadget: *mut bindings::usb_gadget, on: c_int) -> c_int {
-        // SAFETY: By the requirements of this function; udc-core does not change `speed` meanwhile.
-        let (this, speed) = unsafe { (Self::gadget(gadget), (*gadget).speed) };
-        // SAFETY: As above.
-        let this = unsafe { Self::shared(this) };
-        let speed = Speed::from_raw(speed).min(this.data.max_speed());
+        // SAFETY: By the requirements of this function.
+        let this = unsafe { Self::shared(Self::gadget(gadget)) };
+        let driver = this.callbacks.lock().driver;
+        let speed = driver.map_or(Speed::Full, |driver| {
+            // SAFETY: It is valid until `udc_stop`, which udc-core does not call meanwhile.
+            Speed::from_raw(unsafe { driver.as_ref() }.max_speed)
+        });
+        let speed = speed.min(this.data.max_speed());
         from_result(|| T::pull_up(&this, on != 0, speed).map(|()| 0))
     }
 
@@ -152,23 +154,12 @@ impl<T: Driver> VTable<T> {
     unsafe extern "C" fn udc_stop_callback(gadget: *mut bindings::usb_gadget) -> c_int {
         // SAFETY: By the requirements of this function.
         let this = unsafe { Self::gadget(gadget) };
-        this.forbid_calls();
+        // Not `forbid_calls()`: with `soft_connect` there is a start without permission after it.
         this.callbacks.lock().driver = None;
+        this.wait_for_calls();
         // SAFETY: udc-core holds its lock for connections.
         unsafe { (*gadget).speed = bindings::usb_device_speed_USB_SPEED_UNKNOWN };
         0
-    }
-
-    /// # Safety
-    ///
-    /// Called as [`VTable`] says.
-    unsafe extern "C" fn udc_set_speed_callback(
-        gadget: *mut bindings::usb_gadget,
-        speed: bindings::usb_device_speed,
-    ) {
-        // SAFETY: By the requirements of this function; there is no connection when udc-core says how
-        // fast the next one may be.
-        unsafe { (*gadget).speed = speed };
     }
 
     /// # Safety

@@ -149,7 +149,7 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
     ) -> Result<Option<Token>, Down> {
         let admitted = {
             let mut ledger = self.ledger.lock();
-            let admitted = ledger.admit(cmd.seqnum, cmd.length);
+            let admitted = ledger.admit(cmd.seqnum, weight(cmd, body.iso_packets));
             count(&ledger, connection.stats());
             admitted
         };
@@ -344,6 +344,13 @@ fn new_ledger<H, D>(caps: Caps) -> Result<Ledger<H, D>> {
 fn count<H, D>(ledger: &Ledger<H, D>, stats: &Stats) {
     let requests = i64::try_from(ledger.requests()).unwrap_or(i64::MAX);
     stats.in_flight.store(requests, Relaxed);
+}
+
+/// What a request takes of the limits, in bytes: its buffer and what is kept of its packets.
+pub fn weight(cmd: &CmdSubmit, iso_packets: u32) -> u32 {
+    // CAST: 16.
+    let packets = iso_packets.saturating_mul(DESCRIPTOR_LEN as u32);
+    cmd.length.saturating_add(packets)
 }
 
 /// Checks a control request against its setup packet.
