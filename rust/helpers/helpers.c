@@ -274,6 +274,13 @@ void kernel_ext_helper_gadget_add_endpoint(struct usb_gadget *gadget, struct usb
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_gadget_add_endpoint);
 
+/* Whether there are references besides the caller's. */
+bool kernel_ext_helper_gadget_is_shared(struct usb_gadget *gadget)
+{
+	return kref_read(&gadget->dev.kobj.kref) > 1;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_gadget_is_shared);
+
 void kernel_ext_helper_gadget_put(struct usb_gadget *gadget)
 {
 	usb_put_gadget(gadget);

@@ -17,11 +17,15 @@ use crate::errno::*;
 use crate::new_spinlock_irqsave;
 use crate::sync::irqsave::SpinLockIrqSave;
 use crate::sync::wait::WaitQueue;
+use crate::time;
 use core::ptr::NonNull;
 use kernel::device;
 use kernel::error::to_result;
 use kernel::prelude::*;
-use kernel::sync::{Arc, Completion};
+use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::Arc;
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
 use kernel::types::Opaque;
 
 mod request;
@@ -203,24 +207,30 @@ struct Endpoint<T: Driver> {
     gadget: Opaque<*const Gadget<T>>,
 }
 
+/// The C object of a controller, and where its operations find the rest.
+struct Hardware<T: Driver> {
+    gadget: Opaque<bindings::usb_gadget>,
+    /// Written once, before anybody else knows of either.
+    owner: Opaque<*const Gadget<T>>,
+}
+
 /// A controller together with what its driver keeps for it.
 ///
 /// # Invariants
 ///
-/// `gadget` is initialised; the elements of `endpoints` are not moved.
-#[pin_data]
+/// `hardware` points to a [`Hardware`] that is freed with this object, or never; the elements of
+/// `endpoints` are not moved.
+#[pin_data(PinnedDrop)]
 pub struct Gadget<T: Driver> {
-    #[pin]
-    gadget: Opaque<bindings::usb_gadget>,
+    hardware: NonNull<Hardware<T>>,
+    /// Not 0 if somebody may refer to `hardware` for ever.
+    leaked: Atomic<u32>,
     endpoints: KVec<Endpoint<T>>,
     #[pin]
     callbacks: SpinLockIrqSave<Callbacks>,
     /// Whoever forbids calls waits here.
     #[pin]
     idle: WaitQueue,
-    /// The driver core has let go of the device.
-    #[pin]
-    released: Completion,
     #[pin]
     data: T,
 }
@@ -232,7 +242,8 @@ unsafe impl<T: Driver> Sync for Gadget<T> {}
 
 impl<T: Driver> Gadget<T> {
     fn as_ptr(&self) -> *mut bindings::usb_gadget {
-        self.gadget.get()
+        // SAFETY: By the type invariant.
+        unsafe { self.hardware.as_ref() }.gadget.get()
     }
 
     /// What the driver keeps.
@@ -348,6 +359,17 @@ impl<T: Driver> Gadget<T> {
     }
 }
 
+#[pinned_drop]
+impl<T: Driver> PinnedDrop for Gadget<T> {
+    fn drop(self: Pin<&mut Self>) {
+        if self.leaked.load(Relaxed) == 0 {
+            // SAFETY: By the type invariant; it was made by `Registration::new`, and nobody refers to
+            // it any more.
+            drop(unsafe { KBox::from_raw(self.hardware.as_ptr()) });
+        }
+    }
+}
+
 /// Gadget drivers expect what an interrupt handler would give them: interrupts off.
 struct IrqsOff(c_ulong);
 
@@ -367,8 +389,11 @@ impl Drop for IrqsOff {
     }
 }
 
-/// A registered controller. Dropping it unbinds the gadget driver and waits until nobody refers to
-/// the device any more.
+/// For how long a reference to a gadget that is gone is waited for, in ms, before its memory is given
+/// up for lost.
+const PATIENCE_MS: u64 = 1000;
+
+/// A registered controller. Dropping it unbinds the gadget driver.
 ///
 /// # Invariants
 ///
@@ -392,17 +417,27 @@ impl<T: Driver> Registration<T> {
             };
             endpoints.push(endpoint, GFP_KERNEL)?;
         }
-        let gadget = Arc::pin_init(
-            try_pin_init!(Gadget {
+        let hardware = KBox::new(
+            Hardware {
                 gadget: Opaque::zeroed(),
+                owner: Opaque::new(core::ptr::null()),
+            },
+            GFP_KERNEL,
+        )?;
+        let gadget = Arc::pin_init(
+            // INVARIANT: The box is freed when the object is dropped.
+            try_pin_init!(Gadget {
                 endpoints,
                 callbacks <- new_spinlock_irqsave!(
                     Callbacks { driver: None, enabled: false, running: 0 },
                     "usb_gadget_callbacks"
                 ),
                 idle <- WaitQueue::new(),
-                released <- Completion::new(),
                 data <- data,
+                leaked: Atomic::new(0),
+                // The last: nothing fails after it.
+                // SAFETY: The pointer of a box is not null.
+                hardware: unsafe { NonNull::new_unchecked(KBox::into_raw(hardware)) },
             }? Error),
             GFP_KERNEL,
         )?;
@@ -412,13 +447,14 @@ impl<T: Driver> Registration<T> {
         // SAFETY: Nobody else knows the object yet, and all that is written is within `Opaque`s. The
         // parent is bound, and its driver drops the registration before it is unbound.
         unsafe {
+            *gadget.hardware.as_ref().owner.get() = this;
             (*raw).name = T::NAME.as_char_ptr();
             (*raw).ops = &VTable::<T>::GADGET;
             (*raw).max_speed = gadget.data.max_speed().raw();
             if gadget.data.max_speed() == Speed::SuperPlus {
                 (*raw).max_ssp_rate = bindings::usb_ssp_rate_USB_SSP_GEN_2x1;
             }
-            bindings::usb_initialize_gadget(parent, raw, Some(VTable::<T>::release_callback));
+            bindings::usb_initialize_gadget(parent, raw, None);
             bindings::gadget_init_endpoints(raw);
             for (endpoint, info) in gadget.endpoints.iter().zip(T::ENDPOINTS) {
                 *endpoint.gadget.get() = this;
@@ -428,12 +464,10 @@ impl<T: Driver> Registration<T> {
                 bindings::gadget_add_endpoint(raw, ep, info.dir_in, info.dir_out);
             }
         }
-        // SAFETY: It is initialised. Its memory stays until the release callback was called, as
-        // dropping this object waits for that.
+        // SAFETY: It is initialised.
         if let Err(error) = to_result(unsafe { bindings::usb_add_gadget(raw) }) {
-            // SAFETY: The reference is the one of `usb_initialize_gadget()`.
+            // SAFETY: The reference is the one of `usb_initialize_gadget()`, and the only one.
             unsafe { bindings::gadget_put(raw) };
-            gadget.released.wait_for_completion();
             return Err(error);
         }
         // INVARIANT: It was just added.
@@ -449,13 +483,22 @@ impl<T: Driver> Registration<T> {
 impl<T: Driver> Drop for Registration<T> {
     fn drop(&mut self) {
         let raw = self.0.as_ptr();
-        // SAFETY: By the type invariant it was added; the reference is the one of
-        // `usb_initialize_gadget()`.
-        unsafe {
-            bindings::usb_del_gadget(raw);
-            bindings::gadget_put(raw);
+        // SAFETY: By the type invariant it was added.
+        unsafe { bindings::usb_del_gadget(raw) };
+        // Nobody can get a reference any more, but somebody may still have one.
+        let deadline = time::now_ms() + PATIENCE_MS;
+        // SAFETY: We hold a reference, that of `usb_initialize_gadget()`.
+        while unsafe { bindings::gadget_is_shared(raw) } {
+            if time::now_ms() > deadline {
+                // Of Linux 7.2, network functions: u_ether moves its device away from the gadget, and
+                // the folder `net` that it was in keeps a reference for ever.
+                pr_warn!("somebody refers to a gadget that is gone: its memory stays\n");
+                self.0.leaked.store(1, Relaxed);
+                break;
+            }
+            fsleep(Delta::from_millis(10));
         }
-        // Others may have references, and what they call last is code of this module.
-        self.0.released.wait_for_completion();
+        // SAFETY: As above. What releases the device is code of udc-core.
+        unsafe { bindings::gadget_put(raw) };
     }
 }

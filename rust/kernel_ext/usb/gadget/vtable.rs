@@ -5,7 +5,7 @@
 //! C header: [`include/linux/usb/gadget.h`](srctree/include/linux/usb/gadget.h)
 
 use super::request::{self, Request, RequestId};
-use super::{Driver, Endpoint, EndpointConfig, Gadget, Halt, Speed};
+use super::{Driver, Endpoint, EndpointConfig, Gadget, Halt, Hardware, Speed};
 use crate::bindings;
 use crate::errno::*;
 use crate::usb::TransferType;
@@ -47,14 +47,19 @@ impl<T: Driver> VTable<T> {
         ..pin_init::zeroed()
     };
 
-    /// The object that a gadget is part of.
+    /// The object that a gadget belongs to.
     ///
     /// # Safety
     ///
     /// `gadget` must be the argument of a callback that lasts longer than `'a`, see above.
     unsafe fn gadget<'a>(gadget: *mut bindings::usb_gadget) -> &'a Gadget<T> {
-        // SAFETY: As explained above it is embedded in a `Gadget<T>` that is alive.
-        unsafe { &*container_of!(Opaque::cast_from(gadget), Gadget<T>, gadget) }
+        // SAFETY: As explained above it is embedded in the `Hardware<T>` of a `Gadget<T>` that is
+        // alive and was registered.
+        unsafe {
+            let hardware: *const Hardware<T> =
+                container_of!(Opaque::cast_from(gadget), Hardware<T>, gadget);
+            &**(*hardware).owner.get()
+        }
     }
 
     /// The same with a reference of its own.
@@ -84,15 +89,6 @@ impl<T: Driver> VTable<T> {
                 container_of!(Opaque::cast_from(ep), Endpoint<T>, ep);
             (&**(*endpoint).gadget.get(), (*endpoint).index)
         }
-    }
-
-    /// # Safety
-    ///
-    /// Called by the driver core only, for the device of a gadget, as the last thing done to it.
-    pub(super) unsafe extern "C" fn release_callback(dev: *mut bindings::device) {
-        // SAFETY: By the requirements of this function.
-        let this = unsafe { Self::gadget(container_of!(dev, bindings::usb_gadget, dev)) };
-        this.released.complete_all();
     }
 
     /// # Safety
