@@ -3,6 +3,7 @@
 the hands of the client of this kernel."""
 
 import contextlib
+from pathlib import Path
 
 import host
 import peer_stock
@@ -68,6 +69,12 @@ class Export:
             pass
         if not usable:
             self.drop()
+
+    def statistics(self) -> dict:
+        """The counters of the connection."""
+        text = Path("/sys/kernel/debug/usbip-host", self.busid).read_text()
+        return {name: int(value) for name, value in (line.split() for line in text.splitlines()
+                                                    if not line.startswith("rtt_us"))}
 
     def wait(self):
         """Wait until the device is available."""

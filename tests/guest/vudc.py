@@ -189,6 +189,12 @@ class Export:
         if not usable:
             self.drop()
 
+    def statistics(self) -> dict:
+        """The counters of the connection."""
+        text = Path("/sys/kernel/debug/usbip-vudc", self.busid).read_text()
+        return {name: int(value) for name, value in (line.split() for line in text.splitlines()
+                                                    if not line.startswith("rtt_us"))}
+
     def wait(self):
         """Wait until the controller is available."""
         wait_status(self.busid)
