@@ -377,6 +377,7 @@ def test_more_requests_than_are_taken(export, link, gadget):
     unlink = link.unlink(numbers[0])
     link.asked.pop(numbers[0])
     assert link.recv() == RetUnlink(unlink, -errno.ECONNRESET)
+    vhci.wait_for(lambda: export.statistics()["in_flight"] < 4096, "the room for another")
     link.in_step()
     gadget.send(BULK_IN, b"first")
     assert link.reply(numbers[1]).data == b"first"
