@@ -106,11 +106,18 @@ pub trait Side: Send + Sync + Sized + 'static {
     fn transmit(&self, connection: &Connection<Self>, sender: &mut Sender<'_>) -> Result<(), Down>;
 
     /// Whether the peer owes a reply, in which case a receive timeout of the socket counts.
-    fn awaits_reply(&self) -> bool;
+    ///
+    /// A client owes none: it may be silent for as long as it likes, and that it is still there is
+    /// what keepalive finds out.
+    fn awaits_reply(&self) -> bool {
+        false
+    }
 
     /// The time, as [`time::now_ms`], by which the peer has to answer something that it may not
     /// leave unanswered; `None` if there is no such thing.
-    fn deadline(&self) -> Option<u64>;
+    fn deadline(&self) -> Option<u64> {
+        None
+    }
 
     /// The time, as [`time::now_ns`], at which [`Self::transmit`] is to be called even if nobody has
     /// called [`Connection::kick`]; `None` if only that counts, which is what most sides want.
@@ -307,22 +314,20 @@ impl<S: Side> Connection<S> {
         };
         let awake = || self.kicked.load(Relaxed) != 0 || self.is_dying() || kthread::should_stop();
         loop {
+            let deadline = self.side.deadline();
+            if deadline.is_some_and(|deadline| deadline <= time::now_ms()) {
+                self.kill(Down::UnlinkUnanswered);
+                break;
+            }
             let alarm = self.side.alarm();
-            match (self.side.deadline(), alarm) {
-                (None, None) => self.tx_wait.wait_until(awake),
-                (None, Some(alarm)) => {
-                    if !self.tx_wait.wait_until_ns(alarm, awake) {
+            let deadline_ns = deadline.map(|ms| ms.saturating_mul(1_000_000));
+            match [deadline_ns, alarm].into_iter().flatten().min() {
+                None => self.tx_wait.wait_until(awake),
+                Some(until) => {
+                    let is_awake = self.tx_wait.wait_until_ns(until, awake);
+                    if !is_awake && alarm.is_some_and(|alarm| alarm <= until) {
                         self.kicked.store(1, Relaxed);
                     }
-                }
-                (Some(deadline), _) => {
-                    let left = deadline.saturating_sub(time::now_ms());
-                    if left == 0 {
-                        self.kill(Down::UnlinkUnanswered);
-                        break;
-                    }
-                    let left = u32::try_from(left).unwrap_or(u32::MAX);
-                    self.tx_wait.wait_until_timeout(left, awake);
                 }
             }
             if self.is_dying() || kthread::should_stop() {
