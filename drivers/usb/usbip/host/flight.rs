@@ -7,9 +7,8 @@
 use crate::server::Server;
 use kernel::sync::Arc;
 use kernel_ext::prelude::*;
-use kernel_ext::usb::buffer::{Buffer, PagePool};
-use kernel_ext::usb::transfer::{Completion, Request, Transfer};
-use kernel_ext::usb::TransferType;
+use kernel_ext::usb::buffer::Buffer;
+use kernel_ext::usb::transfer::{Completion, Transfer};
 use usbip_core::connection::Connection;
 use usbip_core::server::{Charge, Outcome};
 use usbip_protocol::iso;
@@ -108,18 +107,4 @@ impl Outcome for Done {
     fn accepted_ns(&self) -> u64 {
         self.transfer().context.accepted_ns
     }
-}
-
-/// A buffer for a request. It is not cleared. May sleep.
-///
-/// # Errors
-///
-/// `ENOMEM`.
-pub(crate) fn buffer(request: &Request, pool: &Arc<PagePool>) -> Result<Buffer> {
-    /// Up to this size a buffer in one piece is as easily had as pages, in bytes.
-    const EASY: u32 = 16 * 1024;
-    if request.length <= EASY || request.endpoint.kind != TransferType::Bulk {
-        return Buffer::linear(request.length);
-    }
-    Buffer::pages(request.length, pool)
 }

@@ -5,7 +5,7 @@
 //! C counterpart: `stub_rx.c` and `stub_tx.c`. Which PDU may follow which is the business of the
 //! ledger; here its answers are carried out.
 
-use crate::flight::{self, Done, Flight};
+use crate::flight::{Done, Flight};
 use crate::request::{self, Verdict};
 use crate::special::{Special, Specials};
 use crate::stub::Stub;
@@ -102,7 +102,8 @@ impl Server {
                 accepted_ns: time::now_ns(),
                 _charge: charge,
             };
-            let buffer = flight::buffer(&request, &self.pool)?;
+            let kind = request.endpoint.kind;
+            let buffer = server::buffer(request.length, kind, &self.pool)?;
             Transfer::new(self.device().clone(), request, buffer, flight)
         });
         let Ok(mut transfer) = transfer else {
@@ -224,23 +225,9 @@ impl Side for Server {
         self.requests.transmit(connection, sender)
     }
 
-    fn awaits_reply(&self) -> bool {
-        // A client may be silent for as long as it likes; that it is still there is what keepalive
-        // finds out.
-        false
-    }
-
-    fn deadline(&self) -> Option<u64> {
-        None
-    }
-
     fn closed(&self, why: Down) {
         let name = self.device().name();
-        if why.is_orderly() {
-            pr_info!("{}: {} left: {}\n", name, self.peer, why);
-        } else {
-            pr_warn!("{}: {} lost the device: {}\n", name, self.peer, why);
-        }
+        usbip_core::log_client_gone!(name, self.peer, why);
         self.specials.wait_idle();
         // All at once, before waiting for each.
         loop {

@@ -7,7 +7,7 @@
 //! Here an endpoint is looked at when something has happened to it, by the tx thread; isochronous
 //! endpoints also when an interval has passed.
 
-use crate::control::{self, Device, Verdict};
+use crate::control::{self, Verdict};
 use crate::server::Server;
 use crate::sysfs::DESCRIPTOR;
 use crate::transfer::{Stage, Transfer};
@@ -550,12 +550,16 @@ impl Bus {
     }
 }
 
-impl Device for Bus {
-    fn status(&mut self) -> &mut u16 {
+/// What control requests ask about and change.
+impl Bus {
+    /// The bits that GET_STATUS shows, and others that only requests of OTG set.
+    pub(crate) fn status(&mut self) -> &mut u16 {
         &mut self.status
     }
 
-    fn halt(&mut self, address: u16) -> Option<&mut Halt> {
+    /// Whether and how an endpoint stalls; `None` if there is no such endpoint. `address` is as in
+    /// `wIndex`.
+    pub(crate) fn halt(&mut self, address: u16) -> Option<&mut Halt> {
         let [address, _] = address.to_le_bytes();
         let index = index(address & 0x0f, address & 0x80 != 0);
         // What waits there may be refused from now on.
@@ -564,7 +568,8 @@ impl Device for Bus {
         (index == 0 || endpoint.config.is_some()).then_some(&mut endpoint.halt)
     }
 
-    fn speed(&self) -> Speed {
+    /// How fast the device is.
+    pub(crate) fn speed(&self) -> Speed {
         self.speed
     }
 }

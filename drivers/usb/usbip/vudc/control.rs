@@ -5,6 +5,7 @@
 //!
 //! C counterpart: `handle_control_request()` of `vudc_transfer.c`.
 
+use crate::bus::Bus;
 use kernel_ext::usb::gadget::{Halt, Speed};
 use usbip_protocol::setup::Setup;
 
@@ -20,19 +21,6 @@ pub(crate) enum Verdict {
     Addressed(bool),
     /// The gadget driver decides.
     Gadget,
-}
-
-/// What requests ask about and change.
-pub(crate) trait Device {
-    /// The bits that GET_STATUS shows, and others that only requests of OTG set.
-    fn status(&mut self) -> &mut u16;
-
-    /// Whether and how an endpoint stalls; `None` if there is no such endpoint. `address` is as in
-    /// `wIndex`.
-    fn halt(&mut self, address: u16) -> Option<&mut Halt>;
-
-    /// How fast the device is.
-    fn speed(&self) -> Speed;
 }
 
 const TO_DEVICE: u8 = 0x00;
@@ -56,7 +44,7 @@ const A_ALT_HNP_SUPPORT: u16 = 5;
 const U1_ENABLE: u16 = 48;
 const LTM_ENABLE: u16 = 50;
 
-/// The bit of [`Device::status`] for U1; U2 and LTM follow (USB 3.2 figure 9-4).
+/// The bit of [`Bus::status`] for U1; U2 and LTM follow (USB 3.2 figure 9-4).
 const U1_BIT: u16 = 2;
 
 /// Whether a request changes which endpoints there are.
@@ -68,7 +56,7 @@ pub(crate) fn changes_endpoints(setup: &Setup) -> bool {
 }
 
 /// Carries a request out, if the controller does.
-pub(crate) fn carry_out(setup: &Setup, device: &mut impl Device) -> Verdict {
+pub(crate) fn carry_out(setup: &Setup, device: &mut Bus) -> Verdict {
     let (kind, request) = setup.request();
     match (kind, request) {
         (TO_DEVICE, SET_ADDRESS) => Verdict::Addressed(setup.value() != 0),
@@ -105,7 +93,7 @@ pub(crate) fn carry_out(setup: &Setup, device: &mut impl Device) -> Verdict {
     }
 }
 
-fn device_feature(feature: u16, on: bool, device: &mut impl Device) -> Verdict {
+fn device_feature(feature: u16, on: bool, device: &mut Bus) -> Verdict {
     let is_super = device.speed() >= Speed::Super;
     let bit = match feature {
         REMOTE_WAKEUP => REMOTE_WAKEUP,

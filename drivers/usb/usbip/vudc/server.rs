@@ -13,7 +13,7 @@ use kernel::sync::Arc;
 use kernel_ext::net::peer::Peer;
 use kernel_ext::prelude::*;
 use kernel_ext::time;
-use kernel_ext::usb::buffer::{Buffer, PagePool};
+use kernel_ext::usb::buffer::PagePool;
 use kernel_ext::usb::gadget::State;
 use kernel_ext::usb::TransferType;
 use usbip_core::connection::{Connection, Side};
@@ -29,9 +29,6 @@ use usbip_protocol::limits::MAX_URB_BYTES;
 use usbip_protocol::setup::Setup;
 use usbip_protocol::status::errno;
 use usbip_protocol::wire::{Body, CmdSubmit, Command, Direction, HEADER_LEN};
-
-/// Up to this size a buffer in one piece is as easily had as pages, in bytes.
-const EASY: u32 = 16 * 1024;
 
 /// How long a request waits for a change of configuration or setting that is going on and decides
 /// about its endpoint, in ms: a gadget driver that takes longer is not to keep a connection from ending.
@@ -178,11 +175,7 @@ impl Server {
             self.udc.data().shared().limits.total,
         )
         .ok_or(ENOMEM)?;
-        let buffer = if cmd.length <= EASY || kind != TransferType::Bulk {
-            Buffer::linear(cmd.length)?
-        } else {
-            Buffer::pages(cmd.length, &self.pool)?
-        };
+        let buffer = server::buffer(cmd.length, kind, &self.pool)?;
         let mut packets = KVVec::new();
         packets.extend_with(count as usize, iso::Packet::default(), GFP_KERNEL)?;
         let is_in = cmd.direction == Direction::In;
@@ -278,12 +271,12 @@ impl Side for Server {
         match Command::parse(header).map_err(Down::Frame)? {
             Command::Submit(cmd) => self.submit(connection, &cmd, inbox),
             Command::Unlink(cmd) => {
-                if let Some((token, key)) = self.requests.unlink(connection, &cmd)? {
+                if let Some((_, key)) = self.requests.unlink(connection, &cmd)? {
                     // If it is not there, it has just ended, and that is the reply.
                     let transfer = self.udc.data().bus.lock().remove(key);
                     if let Some(mut transfer) = transfer {
                         transfer.end(-errno::ECONNRESET);
-                        self.requests.complete(connection, token, Done(transfer));
+                        self.complete(connection, transfer);
                     }
                 }
                 Ok(())
@@ -301,27 +294,13 @@ impl Side for Server {
         }
     }
 
-    fn awaits_reply(&self) -> bool {
-        // A client may be silent for as long as it likes; that it is still there is what keepalive
-        // finds out.
-        false
-    }
-
-    fn deadline(&self) -> Option<u64> {
-        None
-    }
-
     fn alarm(&self) -> Option<u64> {
         self.udc.data().bus.lock().alarm()
     }
 
     fn closed(&self, why: Down) {
         let name = self.udc.data().name();
-        if why.is_orderly() {
-            pr_info!("{}: {} left: {}\n", name, self.peer, why);
-        } else {
-            pr_warn!("{}: {} lost the device: {}\n", name, self.peer, why);
-        }
+        usbip_core::log_client_gone!(name, self.peer, why);
         // Nobody looks at it any more.
         let (transfers, connection) = {
             let mut bus = self.udc.data().bus.lock();

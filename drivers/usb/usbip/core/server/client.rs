@@ -60,6 +60,18 @@ impl fmt::Display for NoClient {
     }
 }
 
+/// Logs that a client has gone, in the name of the module that calls it.
+#[macro_export]
+macro_rules! log_client_gone {
+    ($name:expr, $peer:expr, $why:expr) => {
+        if $why.is_orderly() {
+            ::kernel::pr_info!("{}: {} left: {}\n", $name, $peer, $why);
+        } else {
+            ::kernel::pr_warn!("{}: {} lost the device: {}\n", $name, $peer, $why);
+        }
+    };
+}
+
 /// The client that has a device.
 pub struct Client<S: Side> {
     /// Its connection.

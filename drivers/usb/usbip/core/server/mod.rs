@@ -18,7 +18,8 @@ use kernel::sync::Arc;
 use kernel_ext::prelude::*;
 use kernel_ext::random;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
-use kernel_ext::usb::buffer::Buffer;
+use kernel_ext::usb::buffer::{Buffer, PagePool};
+use kernel_ext::usb::TransferType;
 use usbip_protocol::iso::{Packet, DESCRIPTOR_LEN};
 use usbip_protocol::ledger::server::{
     bucket_len, Bucket, Caps, Completed, Drained, Entry, Failure, Overflow, Refusal, ServerLedger,
@@ -344,6 +345,20 @@ fn new_ledger<H, D>(caps: Caps) -> Result<Ledger<H, D>> {
 fn count<H, D>(ledger: &Ledger<H, D>, stats: &Stats) {
     let requests = i64::try_from(ledger.requests()).unwrap_or(i64::MAX);
     stats.in_flight.store(requests, Relaxed);
+}
+
+/// A buffer for a request. It is not cleared. May sleep.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+pub fn buffer(length: u32, kind: TransferType, pool: &Arc<PagePool>) -> Result<Buffer> {
+    /// Up to this size a buffer in one piece is as easily had as pages, in bytes.
+    const EASY: u32 = 16 * 1024;
+    if length <= EASY || kind != TransferType::Bulk {
+        return Buffer::linear(length);
+    }
+    Buffer::pages(length, pool)
 }
 
 /// What a request takes of the limits, in bytes: its buffer and what is kept of its packets.
