@@ -3,6 +3,8 @@
 them, `make-it-fail`, for what has a second way."""
 
 import contextlib
+import ctypes
+import errno
 import os
 from pathlib import Path
 
@@ -68,6 +70,31 @@ class Failing:
     def end(self) -> bool:
         """Returns whether it came to that."""
         return self.left() == 0
+
+
+def insert(path: str, nth: int, parameters: str = "") -> tuple:
+    """finit_module(2) of which the n-th allocation fails: the error, and how many allocations were
+    left until then."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(path, "rb") as file:
+        failing = Failing(nth)
+        done = libc.syscall(313, file.fileno(), parameters.encode(), 0)
+        error = ctypes.get_errno() if done else None
+        return error, failing.left()
+
+
+def loads(module: str, parameters: str = "", last: int = 40):
+    """Loads a module over and over, each time with another one of its last allocations failing.
+    Yields the error after each; whoever uses it unloads what is there."""
+    path = f"{os.environ['RUSBIP_MODULES']}/{module}.ko"
+    error, left = insert(path, NEVER, parameters)
+    assert error is None
+    yield None
+    used = NEVER - left
+    for nth in range(max(1, used - last), used + 2):
+        error, _ = insert(path, nth, parameters)
+        assert error in (None, errno.ENOMEM, errno.EINVAL), os.strerror(error)
+        yield error
 
 
 def thread(name: str) -> str:

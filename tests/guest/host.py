@@ -42,12 +42,7 @@ controller_too = pytest.mark.lanes("stock-7.2")
 def load(*parameters: str):
     """Load the server, which must not be there yet."""
     assert not DRIVER.exists(), "a driver usbip-host is loaded already"
-    for name in MODULES:
-        if vhci.loaded(name):
-            continue
-        directory = os.environ.get("RUSBIP_MODULES") if HOST == "rust" else None
-        command = ["insmod", f"{directory}/{name}.ko"] if directory else ["modprobe", name]
-        subprocess.run([*command, *(parameters if name == MODULES[-1] else ())], check=True)
+    vhci.load_modules(MODULES, HOST == "rust", *parameters)
     assert (DRIVER / "match_busid").exists() and (DRIVER / "rebind").exists()
 
 

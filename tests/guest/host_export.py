@@ -17,23 +17,35 @@ SPEEDS = {"1.5": vhci.LOW, "12": vhci.FULL, "480": vhci.HIGH, "5000": vhci.SUPER
 def attached(busid: str):
     """A device that the server has, attached again by the client; yields it there."""
     speed = SPEEDS[(vhci.USB / busid / "speed").read_text().strip()]
+    with joined(host, busid, host.devid(busid), speed) as remote:
+        yield remote
+
+
+@contextlib.contextmanager
+def joined(server, busid: str, devid: int, speed: int):
+    """What a server (a module with the names of :mod:`host`) has, attached by the client of this
+    kernel; yields it there."""
     one, other = vhci.stream_pair("tcp")
     with one, other:
-        host.sockfd(busid, one.fileno())
+        server.sockfd(busid, one.fileno())
         number = vhci.port_for(speed)
-        vhci.attach(number, other.fileno(), host.devid(busid), speed)
+        vhci.attach(number, other.fileno(), devid, speed)
     try:
         yield peer_stock.Remote(number)
     finally:
         peer_stock.detach(number)
-        host.wait_status(busid)
+        server.wait_status(busid)
 
 
 class Export:
     """An exported device and the client that uses it."""
 
+    # Who exports it: a module with the names of :mod:`host`.
+    server = host
     # What the names of the connection's threads begin with.
     threads = "stub"
+    # Where the statistics are.
+    folder = "usbip-host"
 
     def __init__(self, device):
         self.device = device
@@ -46,9 +58,9 @@ class Export:
         """The connection, a new one if there is none; in configuration 1 unless told otherwise."""
         if self.connection is None or kind != "unix" or not configured:
             self.drop()
-            host.wait_status(self.busid)
+            self.wait()
             self.resets = self.device.resets
-            self.connection = host.connect(self.busid, kind)
+            self.connection = self.server.connect(self.busid, kind)
             if configured:
                 self.connection.set_configuration(1)
         return self.connection
@@ -63,37 +75,40 @@ class Export:
         try:
             if self.connection.sock.fileno() >= 0 and not self.connection.asked:
                 self.connection.in_step()
-                usable = (host.configuration(self.busid) == "1"
-                          and not self.device.model.settings.get(0))
+                usable = self.is_configured() and not self.device.model.settings.get(0)
         except (Closed, AssertionError):
             pass
         if not usable:
             self.drop()
 
+    def is_configured(self) -> bool:
+        """Whether the device is in configuration 1."""
+        return host.configuration(self.busid) == "1"
+
     def statistics(self) -> dict:
         """The counters of the connection."""
-        text = Path("/sys/kernel/debug/usbip-host", self.busid).read_text()
+        text = Path("/sys/kernel/debug", self.folder, self.busid).read_text()
         return {name: int(value) for name, value in (line.split() for line in text.splitlines()
                                                     if not line.startswith("rtt_us"))}
 
     def wait(self):
         """Wait until the device is available."""
-        host.wait_status(self.busid)
+        self.server.wait_status(self.busid)
 
     def end(self):
         """End the connection as an administrator does."""
-        host.sockfd(self.busid, -1)
+        self.server.sockfd(self.busid, -1)
 
     def drop(self):
         """End the connection, if there is one, and wait until the device is available."""
         if self.connection is not None:
             self.connection.close()
             self.connection = None
-            host.wait_status(self.busid)
+            self.wait()
 
     def close(self):
         """End whatever there is, before the device is given back."""
         self.device.hold = lambda setup: False
         self.device.cancel()
         self.drop()
-        vhci.wait_for(lambda: not vhci.kernel_threads(host.THREADS), "the threads to end")
+        vhci.wait_for(lambda: not vhci.kernel_threads(self.server.THREADS), "the threads to end")

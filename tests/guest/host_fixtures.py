@@ -30,12 +30,8 @@ def host_driver():
 @pytest.fixture
 def host_watched(request, host_driver):
     """No test may leave a kernel report, a thread without a connection, or a stuck task."""
-    vhci.log_marker(request.node.nodeid)
-    log = vhci.KernelLog()
-    yield log
-    splats = log.splats()
-    log.close()
-    assert not splats, splats
+    with vhci.watching(request.node.nodeid) as log:
+        yield log
 
 
 @pytest.fixture(scope="module")

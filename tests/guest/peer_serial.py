@@ -14,15 +14,41 @@ PORT = "/dev/virtio-ports/rusbip.serial"
 LENGTH = 4000
 
 
+def raw(node: str) -> int:
+    """Opens a terminal, which is to change nothing of what passes, when it is there."""
+    vhci.wait_for(lambda: os.path.exists(node), node)
+    fd = os.open(node, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        run("stty", "-F", node, "raw", "-echo")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read(fd: int, count: int) -> bytes:
+    """Exactly so many bytes."""
+    got = b""
+
+    def step():
+        nonlocal got
+        if select.select([fd], [], [], 0)[0]:
+            got += os.read(fd, count - len(got))
+        return len(got) == count
+
+    vhci.wait_for(step, f"{count} bytes", vhci.ENUMERATION)
+    return got
+
+
 @contextlib.contextmanager
 def adapter(device: Remote):
     """The node of an attached adapter, set up to change nothing that passes. It is kept open: when it
     is opened the driver resets the adapter, and what has come in by then is gone."""
     device.bound("ftdi_sio")
     node = device.node("tty/ttyUSB*")
-    fd = os.open(node, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    fd = raw(node)
     try:
-        run("stty", "-F", node, "raw", "-echo", "115200")
+        run("stty", "-F", node, "115200")
         yield node
     finally:
         os.close(fd)

@@ -11,6 +11,7 @@ import pytest
 from usbip.classes.device import CDCACM, HID, MSC, UAC, UVC, hid
 from usbip.core import SPEED_FULL, SPEED_HIGH
 
+import peer_serial
 import peer_sound
 import peer_video
 import vhci
@@ -123,7 +124,7 @@ def test_serial():
             got = b""
             for start in range(0, len(data), 2000):
                 assert os.write(fd, data[start:start + 2000]) == 2000
-                got += read_until(fd, 2000)
+                got += peer_serial.read(fd, 2000)
             assert got == data
         finally:
             os.close(fd)

@@ -3,14 +3,13 @@
 
 import os
 import random
-import select
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import host_configfs
-import vhci
+import peer_serial
 from lib import guestlib
 
 pytestmark = pytest.mark.lanes("uml")
@@ -43,23 +42,6 @@ def configured():
     guestlib.wait_for(lambda: state() == "configured", 5, "the gadget to be configured")
 
 
-def line() -> int:
-    """The gadget's end."""
-    fd = os.open("/dev/ttyGS0", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
-    subprocess.run(["stty", "-F", "/dev/ttyGS0", "raw", "-echo"], check=True)
-    return fd
-
-
-def read(fd: int, count: int) -> bytes:
-    """Exactly so many bytes."""
-    data = b""
-    while len(data) < count:
-        ready, _, _ = select.select([fd], [], [], vhci.SOON)
-        assert ready, f"{len(data)} of {count} bytes"
-        data += os.read(fd, count - len(data))
-    return data
-
-
 def test_configured(gadget):
     """The host selects the configuration, and is gone with the gadget's wish to be seen."""
     configured()
@@ -71,12 +53,12 @@ def test_configured(gadget):
 
 def test_echo(gadget):
     configured()
-    fd = line()
+    fd = peer_serial.raw("/dev/ttyGS0")
     try:
         for turn in range(20):
             data = random.Random(turn).randbytes(1 + turn * 37)
             assert os.write(fd, data) == len(data)
-            assert read(fd, len(data)) == data
+            assert peer_serial.read(fd, len(data)) == data
     finally:
         os.close(fd)
 
@@ -84,7 +66,7 @@ def test_echo(gadget):
 def test_unbound_in_use(gadget):
     """The requests of the gadget come back, and it works again."""
     configured()
-    fd = line()
+    fd = peer_serial.raw("/dev/ttyGS0")
     os.write(fd, b"lost or not")
     gadget.unbind()
     os.close(fd)

@@ -62,10 +62,10 @@ def test_out_of_range(watched, parameter, range_):
     module = vhci.modules()[-1]
     vhci.unload()
     try:
-        vhci.load_module(vhci.modules()[0])
+        vhci.load_modules(vhci.modules()[:1], True)
         for value in range_:
             with pytest.raises(subprocess.CalledProcessError):
-                vhci.load_module(module, f"{parameter}={value}")
+                vhci.load_modules([module], True, f"{parameter}={value}")
             assert not vhci.loaded(module)
             assert not list(vhci.PLATFORM.glob("vhci_hcd*"))
             assert not os.path.exists("/sys/bus/platform/drivers/vhci_hcd")

@@ -5,13 +5,13 @@ one machine: disk, modem, source and sink. The client is ours."""
 import hashlib
 import os
 import random
-import select
 import socket
 import subprocess
 
 import pytest
 
 import host_configfs
+import peer_serial
 import peer_stock
 import vhci
 import vudc
@@ -116,15 +116,15 @@ def test_modem(fastest):
     with vudc.gadget(["acm.0"]), vudc.attached(NAME) as device:
         device.bound("cdc_acm", "cdc_acm")
         node = device.node("tty/ttyACM*")
-        host_end, gadget_end = raw(node), raw("/dev/ttyGS0")
+        host_end, gadget_end = peer_serial.raw(node), peer_serial.raw("/dev/ttyGS0")
         try:
             for turn in range(4):
                 there = random.Random(turn).randbytes(700)
                 back = random.Random(turn + 50).randbytes(900)
                 assert os.write(host_end, there) == len(there)
                 assert os.write(gadget_end, back) == len(back)
-                assert read(gadget_end, len(there)) == there
-                assert read(host_end, len(back)) == back
+                assert peer_serial.read(gadget_end, len(there)) == there
+                assert peer_serial.read(host_end, len(back)) == back
         finally:
             os.close(host_end)
             os.close(gadget_end)
@@ -165,24 +165,6 @@ def test_network(fastest, tmp_path):
             assert (tmp_path / "back").read_bytes() == data[::-1]
         finally:
             subprocess.run(["ip", "netns", "del", "vudc"], check=True)
-
-
-def raw(node: str) -> int:
-    """A terminal that changes nothing of what passes."""
-    vhci.wait_for(lambda: os.path.exists(node), node)
-    fd = os.open(node, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
-    subprocess.run(["stty", "-F", node, "raw", "-echo"], check=True)
-    return fd
-
-
-def read(fd: int, count: int) -> bytes:
-    """Exactly so many bytes."""
-    data = b""
-    while len(data) < count:
-        ready, _, _ = select.select([fd], [], [], vhci.SOON)
-        assert ready, f"{len(data)} of {count} bytes"
-        data += os.read(fd, count - len(data))
-    return data
 
 
 @pytest.mark.parametrize("turn", range(3))

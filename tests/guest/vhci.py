@@ -6,6 +6,7 @@ loaded, except :data:`CLIENT`, which says what a test may expect (environment RU
 `rust` unless set to `c`).
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -307,18 +308,19 @@ def loaded(name: str) -> bool:
     return Path(f"/sys/module/{name}/initstate").exists()
 
 
-def load_module(name: str, *parameters: str):
-    """Load one module: from the directory $RUSBIP_MODULES if set, else with modprobe."""
-    directory = os.environ.get("RUSBIP_MODULES") if CLIENT == "rust" else None
-    command = ["insmod", f"{directory}/{name}.ko"] if directory else ["modprobe", name]
-    subprocess.run([*command, *parameters], check=True)
+def load_modules(names: list, is_ours: bool, *parameters: str):
+    """Load modules that are not there yet, ours from the directory $RUSBIP_MODULES if set, others
+    with modprobe; the parameters are the last one's."""
+    directory = os.environ.get("RUSBIP_MODULES") if is_ours else None
+    for name in names:
+        if not loaded(name):
+            command = ["insmod", f"{directory}/{name}.ko"] if directory else ["modprobe", name]
+            subprocess.run([*command, *(parameters if name == names[-1] else ())], check=True)
 
 
 def load(*parameters: str):
     """Load the client and wait for its root hubs."""
-    for name in modules():
-        if not loaded(name):
-            load_module(name, *(parameters if name == modules()[-1] else ()))
+    load_modules(modules(), CLIENT == "rust", *parameters)
     wait_for(lambda: (VHCI / "status").exists(), "the status file")
     wait_for(lambda: all(len(list(d.glob("usb[0-9]*"))) == 2 for d in PLATFORM.glob("vhci_hcd.*")),
              "the root hubs")
@@ -373,6 +375,18 @@ class KernelLog:
 
     def close(self):
         os.close(self.fd)
+
+
+@contextlib.contextmanager
+def watching(test: str):
+    """The kernel log of a test, which may hold no report of the kernel about itself in the end;
+    yields it."""
+    log_marker(test)
+    log = KernelLog()
+    yield log
+    splats = log.splats()
+    log.close()
+    assert not splats, splats
 
 
 def log_marker(text: str):

@@ -22,20 +22,16 @@ def client():
 @pytest.fixture(autouse=True)
 def watched(request, client):
     """No test may leave a busy port, a stuck task or a kernel report behind."""
-    vhci.log_marker(request.node.nodeid)
-    log = vhci.KernelLog()
-    yield log
-    busy = vhci.busy_ports()
-    for port in busy:
-        try:
-            vhci.detach(port.number)
-        except OSError:
-            pass
-    for port in busy:
-        vhci.wait_free(port.number)
-    splats = log.splats()
-    log.close()
-    assert not splats, splats
+    with vhci.watching(request.node.nodeid) as log:
+        yield log
+        busy = vhci.busy_ports()
+        for port in busy:
+            try:
+                vhci.detach(port.number)
+            except OSError:
+                pass
+        for port in busy:
+            vhci.wait_free(port.number)
     assert not busy, [p.line for p in busy]
 
 

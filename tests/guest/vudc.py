@@ -9,15 +9,16 @@ import contextlib
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import host_configfs
+import host_export
 import host_gadget
-import peer_stock
 import vhci
-from host_client import Client, Closed
+from host_client import Client
 
 VUDC = os.environ.get("RUSBIP_VUDC", "rust")
 MODULES = {"c": ["usbip_core", "usbip_vudc"], "rust": ["usbip_core_rs", "usbip_vudc_rs"]}[VUDC]
@@ -42,12 +43,7 @@ def load(*parameters: str):
     assert not DRIVER.exists(), "a driver usbip-vudc is loaded already"
     # C's own symbols, of which the kernel's modules for gadgets are made.
     subprocess.run(["modprobe", "udc-core"], check=True)
-    for name in MODULES:
-        if vhci.loaded(name):
-            continue
-        directory = os.environ.get("RUSBIP_MODULES") if VUDC == "rust" else None
-        command = ["insmod", f"{directory}/{name}.ko"] if directory else ["modprobe", name]
-        subprocess.run([*command, *(parameters if name == MODULES[-1] else ())], check=True)
+    vhci.load_modules(MODULES, VUDC == "rust", *parameters)
     assert DRIVER.exists()
 
 
@@ -111,19 +107,9 @@ def connect(name: str, kind: str = "unix") -> Client:
     return hand_over(name, *vhci.stream_pair(kind))
 
 
-@contextlib.contextmanager
-def attached(name: str, speed: int = vhci.HIGH, kind: str = "tcp"):
-    """The gadget of a controller, attached by the client of this kernel; yields it there."""
-    one, other = vhci.stream_pair(kind)
-    with one, other:
-        sockfd(name, one.fileno())
-        number = vhci.port_for(speed)
-        vhci.attach(number, other.fileno(), 0, speed)
-    try:
-        yield peer_stock.Remote(number)
-    finally:
-        peer_stock.detach(number)
-        wait_status(name)
+def attached(name: str, speed: int = vhci.HIGH):
+    """The gadget of a controller, attached by the client of this kernel; gives it there."""
+    return host_export.joined(sys.modules[__name__], name, 0, speed)
 
 
 @contextlib.contextmanager
@@ -149,74 +135,20 @@ class Scripted(host_gadget.Gadget):
         return self.name
 
 
-class Export:
+class Export(host_export.Export):
     """A controller and the client that uses it, for as many tests as the connection survives."""
 
-    # What the names of the connection's threads begin with.
+    server = sys.modules[__name__]
     threads = "vudc"
+    folder = "usbip-vudc"
 
-    def __init__(self, device):
-        self.device = device
-        self.busid = device.busid
-        self.connection = None
-        # Resets of the device before this connection.
-        self.resets = 0
-
-    def client(self, kind: str = "unix", configured: bool = True) -> Client:
-        """The connection, a new one if there is none; in configuration 1 unless told otherwise."""
-        if self.connection is None or kind != "unix" or not configured:
-            self.drop()
-            self.resets = self.device.resets
-            self.connection = connect(self.busid, kind)
-            if configured:
-                self.connection.set_configuration(1)
-        return self.connection
-
-    def check(self):
-        """After a test: whoever comes next finds what this test found, or starts anew."""
-        self.device.hold = lambda setup: False
-        self.device.cancel()
-        if self.connection is None:
-            return
-        usable = False
-        try:
-            if self.connection.sock.fileno() >= 0 and not self.connection.asked:
-                self.connection.in_step()
-                model = self.device.model
-                usable = model.configuration == 1 and not model.settings.get(0)
-        except (Closed, AssertionError):
-            pass
-        if not usable:
-            self.drop()
-
-    def statistics(self) -> dict:
-        """The counters of the connection."""
-        text = Path("/sys/kernel/debug/usbip-vudc", self.busid).read_text()
-        return {name: int(value) for name, value in (line.split() for line in text.splitlines()
-                                                    if not line.startswith("rtt_us"))}
-
-    def wait(self):
-        """Wait until the controller is available."""
-        wait_status(self.busid)
-
-    def end(self):
-        """End the connection as an administrator does."""
-        sockfd(self.busid, -1)
+    def is_configured(self) -> bool:
+        return self.device.model.configuration == 1
 
     def drop(self):
-        """End the connection, if there is one, and wait until the controller is available."""
         if self.connection is None:
             return
-        self.connection.close()
-        self.connection = None
-        wait_status(self.busid)
+        super().drop()
         # The device hears of it later, and may still be busy with what it was asked before.
         vhci.wait_for(lambda: self.device.resets > self.resets, "the device to be reset")
         self.device.ask(lambda: None)
-
-    def close(self):
-        """End whatever there is."""
-        self.device.hold = lambda setup: False
-        self.device.cancel()
-        self.drop()
-        vhci.wait_for(lambda: not vhci.kernel_threads(THREADS), "the threads to end")

@@ -11,6 +11,7 @@ import pytest
 
 import vhci
 import vudc
+from host_fixtures import link  # noqa: F401  pylint: disable=unused-import
 from host_model import Model
 
 
@@ -26,12 +27,8 @@ def vudc_driver():
 @pytest.fixture
 def host_watched(request, vudc_driver):
     """No test may leave a kernel report, a thread without a connection, or a stuck task."""
-    vhci.log_marker(request.node.nodeid)
-    log = vhci.KernelLog()
-    yield log
-    splats = log.splats()
-    log.close()
-    assert not splats, splats
+    with vhci.watching(request.node.nodeid) as log:
+        yield log
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +49,3 @@ def export(gadget):
     one = vudc.Export(gadget)
     yield one
     one.close()
-
-
-@pytest.fixture
-def link(export, host_watched):
-    """A connection to the scripted device in configuration 1. The next test gets the same one if
-    this test leaves it as it found it."""
-    yield export.client()
-    export.check()
