@@ -325,6 +325,22 @@ def test_clients_that_meet(export, gadget):
 # --- a client that vanishes -------------------------------------------------------------------
 
 @beyond_c
+def test_a_client_that_stops(export, host_watched):
+    """In a header: the device is available again when the time is over that is set."""
+    export.drop()
+    with vhci.parameter(host.MODULES[-1], "client_timeout", 6):
+        client = export.client("tcp")
+    client.in_step()
+    start = time.monotonic()
+    client.send(cmd_unlink(7, 5, client.devid)[:20])
+    host.wait_status(export.busid, timeout=6 + host.RECOVERY)
+    assert time.monotonic() - start > 5.5
+    assert host_watched.grep(r" lost the device: the peer stopped within a message \(URBs: 2, errors: "
+                             r"0, unlinks: 0, bytes in: \d+, out: \d+\)$")
+    next_client(export)
+
+
+@beyond_c
 def test_vanished_clients_are_looked_for(export):
     """TCP asks whether the client is still there, and gives up within the time that is set."""
     export.drop()

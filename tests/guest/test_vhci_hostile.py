@@ -467,6 +467,94 @@ def test_partial_payload_then_silence(session, device):
     session.gone()
 
 
+@beyond_c
+def test_a_server_that_stops(plug, watched):
+    """In a header, in data, with data that it does not take: the connection ends when the time is
+    over that is set. One that is silent between two PDUs stays."""
+    with vhci.parameter("vhci_hcd_rs", "server_timeout", 6):
+        # TCP may give up on one that does not take anything before we do.
+        sessions = [plug(FakeDevice(), index=index, kind=kind)
+                    for index, kind in enumerate(("tcp", "tcp", "unix", "tcp"))]
+    header, data, deaf, silent = sessions
+    devices = [session.usbfs() for session in sessions]
+    devices[1].submit(urb := usbfs.bulk_in(1, 100000))
+    pdu = data.peer.next()
+    Stalled(deaf, devices[2])
+    start = time.monotonic()
+    data.peer.send(ret_submit(pdu.seqnum, 0, 100000, data=b"d" * 70000))
+    header.peer.send(ret_unlink(0x7FFFFFF0, 0)[:20])
+    for session in (header, data, deaf):
+        session.gone(6 + vhci.TEARDOWN)
+        assert time.monotonic() - start > 5.5
+    assert devices[1].reap(vhci.SOON) is urb and urb.status in (-errno.ESHUTDOWN, -errno.EPROTO)
+    in_step(devices[3])
+    for session, why in ((header, "the peer stopped within a message"),
+                         (data, "the peer stopped within a message"),
+                         (deaf, "the peer does not read")):
+        [line] = watched.grep(rf"^vhci_hcd_rs: port {session.port} \(.*\): .* \(URBs")
+        assert f": {why} (" in line
+        assert re.search(r" \(URBs: \d+, errors: \d+, unlinks: 0, bytes in: \d+, out: \d+\)$", line)
+    assert silent.peer.failure is None
+
+
+@beyond_c
+def test_b32_threads_do_not_wait_for_io(session):
+    """What they allocate may be needed to write to the disk that they serve."""
+    pf_memalloc_noio = 0x00080000  # include/linux/sched.h
+    flags = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+        if name.startswith(("vhci_rx", "vhci_tx")):
+            flags[name] = int(rest.split()[6])
+    assert len(flags) == 2
+    assert all(value & pf_memalloc_noio for value in flags.values()), flags
+
+
+@beyond_c
+def test_s30_s158_no_port_in_the_error_state(plug):
+    """However a connection ends, its port is used, or free; so there is nothing to detach."""
+    seen, stop = set(), threading.Event()
+
+    def look():
+        while not stop.is_set():
+            seen.update(port.state for port in vhci.ports())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for end in (lambda session: session.peer.send(b"\xff" * HEADER),
+                    lambda session: session.peer.send(ret_submit(0x7FFFFFF0, 0, 0)),
+                    lambda session: session.peer.send(ret_unlink(1, 0)[:7]) or session.peer.close(),
+                    lambda session: session.peer.close(),
+                    lambda session: vhci.detach(session.port)):
+            session = plug(FakeDevice())
+            end(session)
+            session.gone()
+            assert vhci.errno_of(vhci.detach, session.port) == "EINVAL"
+    finally:
+        stop.set()
+        watcher.join()
+    assert vhci.USED in seen and seen <= {vhci.NULL, vhci.NOTASSIGNED, vhci.USED}
+
+
+def test_the_last_line_counts(plug, watched):
+    """When a connection ends the log says what was on it."""
+    session = plug(FakeDevice())
+    device = session.usbfs()
+    session.peer.auto_unlink = True
+    device.submit(urb := usbfs.bulk_in(1, 64))
+    session.peer.next()
+    device.discard(urb)
+    assert device.reap() is urb
+    session.close()
+    submits = [pdu for pdu in session.peer.log if not isinstance(pdu, Unlink)]
+    sent = sum(HEADER + len(pdu.data) for pdu in submits) + HEADER
+    [line] = watched.grep(r"^vhci_hcd_rs: port 0 \(unix\): detached ")
+    counts = re.search(r"\(URBs: (\d+), errors: (\d+), unlinks: 1, bytes in: \d+, out: (\d+)\)$",
+                       line)
+    assert [int(one) for one in counts.groups()] == [len(submits), 1, sent]
+
+
 def test_garbage(plug):
     """Random bytes instead of a server, many times; the port survives."""
     rng = random.Random(1)

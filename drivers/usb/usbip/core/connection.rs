@@ -18,6 +18,7 @@ use crate::inbox::Inbox;
 use crate::outbox::{Outbox, Sender};
 use crate::stats::Stats;
 use crate::usbip_dbg;
+use core::ops::RangeInclusive;
 use kernel::prelude::*;
 use kernel::static_lock_class;
 use kernel::sync::aref::ARef;
@@ -48,19 +49,13 @@ pub struct Patience {
 const PROBES: u32 = 3;
 
 impl Patience {
-    /// 30 s; a peer whose power was cut while nothing was going on is noticed after that time, instead
-    /// of the 2 h that are the system's default.
-    pub const DEFAULT: Self = Self::seconds(30);
+    /// The least and the most, in seconds. The system's default for a peer whose power was cut while
+    /// nothing was going on is 2 h.
+    pub const RANGE: RangeInclusive<u32> = 6..=86_400;
 
-    /// So many seconds, at least 6 and at most a day.
-    pub const fn seconds(seconds: u32) -> Self {
-        let seconds = if seconds < 6 {
-            6
-        } else if seconds > 86_400 {
-            86_400
-        } else {
-            seconds
-        };
+    /// So many seconds, or the bound of [`Self::RANGE`] that is next to it.
+    pub fn seconds(seconds: u32) -> Self {
+        let seconds = seconds.clamp(*Self::RANGE.start(), *Self::RANGE.end());
         Self {
             stall: seconds * 1000,
             idle: seconds / 3,

@@ -13,7 +13,7 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 use kernel_ext::net::socket::Socket;
 use kernel_ext::prelude::*;
-use usbip_core::connection::{Connection, Patience};
+use usbip_core::connection::Connection;
 use usbip_core::stats::Stats;
 use usbip_protocol::speed::Speed;
 
@@ -82,7 +82,7 @@ pub(crate) fn new_session(
         Ok(client),
         stats,
         vhci.queue.clone(),
-        Patience::DEFAULT,
+        crate::patience(),
     )?;
     let session = Session {
         connection: connection.clone(),

@@ -16,6 +16,7 @@ use kernel::sync::Arc;
 use kernel_ext::platform;
 use kernel_ext::prelude::*;
 use kernel_ext::workqueue::OwnedQueue;
+use usbip_core::connection::Patience;
 
 mod attach;
 mod client;
@@ -53,12 +54,20 @@ kernel_ext::param_uint!(
     "lanes of SuperSpeedPlus devices: 1 for 10 Gb/s (default), 2 for 20 Gb/s"
 );
 
+kernel_ext::param_uint!(
+    server_timeout,
+    SERVER_TIMEOUT,
+    0o644,
+    "seconds after which a server that has vanished loses its port, 6 to 86400 (default: 30)"
+);
+
 /// The most controllers: what `USBIP_VHCI_NR_HCS` allows.
 const MAX_HCS: u32 = 32;
 
 static NR_HCS: Atomic<u32> = Atomic::new(number(env!("CONFIG_USBIP_VHCI_NR_HCS")));
 static HC_PORTS: Atomic<u32> = Atomic::new(number(env!("CONFIG_USBIP_VHCI_HC_PORTS")));
 static SSP_LANES: Atomic<u32> = Atomic::new(1);
+static SERVER_TIMEOUT: Atomic<u32> = Atomic::new(30);
 
 /// The number that a kernel option is set to.
 const fn number(option: &str) -> u32 {
@@ -70,6 +79,11 @@ const fn number(option: &str) -> u32 {
         i += 1;
     }
     value
+}
+
+/// How soon a server that has vanished is given up.
+fn patience() -> Patience {
+    Patience::seconds(SERVER_TIMEOUT.load(Relaxed))
 }
 
 /// The module. The order of the fields is the order of the teardown.
@@ -93,6 +107,11 @@ impl kernel::Module for VhciModule {
         }
         if !(1..=u32::from(MAX_PORTS)).contains(&ports) {
             pr_err!("hc_ports={}: must be 1 to {}\n", ports, MAX_PORTS);
+            return Err(EINVAL);
+        }
+        let timeout = SERVER_TIMEOUT.load(Relaxed);
+        if !Patience::RANGE.contains(&timeout) {
+            pr_err!("server_timeout={}: must be 6 to 86400\n", timeout);
             return Err(EINVAL);
         }
         let lanes = match SSP_LANES.load(Relaxed) {

@@ -2,6 +2,7 @@
 
 //! What clients may take of a server's memory.
 
+use crate::connection::Patience;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel_ext::mm;
 use kernel_ext::prelude::*;
@@ -45,7 +46,8 @@ impl Limits {
         };
         let urbs = check("connection_urbs", urbs, 16, 65536)?;
         let mib = check("connection_mib", mib, 1, 4096)?;
-        check("client_timeout", timeout, 6, 86_400)?;
+        let (least, most) = Patience::RANGE.into_inner();
+        check("client_timeout", timeout, least, most)?;
         let total = match total_mib {
             0 => TOTAL_BYTES.min(mm::total_bytes() / 8),
             mib => u64::from(mib) << 20,
