@@ -4,6 +4,7 @@ nothing on the wire that was not submitted, a port that works for the next devic
 
 import errno
 import random
+import re
 import signal
 import socket
 import struct

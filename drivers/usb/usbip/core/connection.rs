@@ -19,6 +19,7 @@ use crate::outbox::{Outbox, Sender};
 use crate::stats::Stats;
 use crate::usbip_dbg;
 use core::ops::RangeInclusive;
+use kernel::fmt;
 use kernel::prelude::*;
 use kernel::static_lock_class;
 use kernel::sync::aref::ARef;
@@ -124,7 +125,20 @@ pub trait Side: Send + Sync + Sized + 'static {
 
     /// The connection is down: both threads have ended and nothing was or will be sent or
     /// received any more. Called exactly once if the connection was started. May sleep.
-    fn closed(&self, why: Down);
+    fn closed(&self, end: &End<'_>);
+}
+
+/// The end of a connection, as it is told to its [`Side`] and shown in the log.
+pub struct End<'a> {
+    /// Why it has ended.
+    pub why: Down,
+    stats: &'a Stats,
+}
+
+impl fmt::Display for End<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_fmt(fmt!("{} ({})", self.why, self.stats.summary()))
+    }
 }
 
 struct Threads {
@@ -371,7 +385,10 @@ impl<S: Side> WorkItem for Connection<S> {
             threads.rx.stop();
             threads.tx.stop();
         }
-        let why = *this.why.lock();
-        this.side.closed(why.unwrap_or(Down::Removed));
+        let why = this.why.lock().unwrap_or(Down::Removed);
+        this.side.closed(&End {
+            why,
+            stats: &this.stats,
+        });
     }
 }

@@ -17,7 +17,7 @@ use kernel_ext::time;
 use kernel_ext::usb::buffer::PagePool;
 use kernel_ext::usb::device::{Device, Endpoint};
 use kernel_ext::usb::transfer::{Anchor, Canceller, Transfer};
-use usbip_core::connection::{Connection, Side};
+use usbip_core::connection::{Connection, End, Side};
 use usbip_core::down::Down;
 use usbip_core::inbox::Inbox;
 use usbip_core::outbox::Sender;
@@ -225,9 +225,9 @@ impl Side for Server {
         self.requests.transmit(connection, sender)
     }
 
-    fn closed(&self, why: Down) {
+    fn closed(&self, end: &End<'_>) {
         let name = self.device().name();
-        usbip_core::log_client_gone!(name, self.peer, why);
+        usbip_core::log_client_gone!(name, self.peer, end);
         self.specials.wait_idle();
         // All at once, before waiting for each.
         loop {

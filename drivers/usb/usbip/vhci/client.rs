@@ -13,7 +13,7 @@ use kernel_ext::net::peer::Peer;
 use kernel_ext::prelude::*;
 use kernel_ext::time;
 use kernel_ext::usb::urb::{Finished, Flags, Lent, Linked};
-use usbip_core::connection::{Connection, Side};
+use usbip_core::connection::{Connection, End, Side};
 use usbip_core::down::Down;
 use usbip_core::inbox::Inbox;
 use usbip_core::outbox::{Outbox, Sender};
@@ -370,11 +370,11 @@ impl Side for Client {
             .map(|since| since.saturating_add(UNLINK_ANSWER_MS))
     }
 
-    fn closed(&self, why: Down) {
-        if why.is_orderly() {
-            pr_info!("port {} ({}): {}\n", self.port.number, self.peer, why);
+    fn closed(&self, end: &End<'_>) {
+        if end.why.is_orderly() {
+            pr_info!("port {} ({}): {}\n", self.port.number, self.peer, end);
         } else {
-            pr_warn!("port {} ({}): {}\n", self.port.number, self.peer, why);
+            pr_warn!("port {} ({}): {}\n", self.port.number, self.peer, end);
         }
         self.port.unplug();
         self.poll.poll();

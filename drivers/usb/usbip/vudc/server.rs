@@ -16,7 +16,7 @@ use kernel_ext::time;
 use kernel_ext::usb::buffer::PagePool;
 use kernel_ext::usb::gadget::State;
 use kernel_ext::usb::TransferType;
-use usbip_core::connection::{Connection, Side};
+use usbip_core::connection::{Connection, End, Side};
 use usbip_core::down::Down;
 use usbip_core::inbox::Inbox;
 use usbip_core::outbox::Sender;
@@ -298,9 +298,9 @@ impl Side for Server {
         self.udc.data().bus.lock().alarm()
     }
 
-    fn closed(&self, why: Down) {
+    fn closed(&self, end: &End<'_>) {
         let name = self.udc.data().name();
-        usbip_core::log_client_gone!(name, self.peer, why);
+        usbip_core::log_client_gone!(name, self.peer, end);
         // Nobody looks at it any more.
         let (transfers, connection) = {
             let mut bus = self.udc.data().bus.lock();

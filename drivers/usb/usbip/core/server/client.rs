@@ -60,14 +60,15 @@ impl fmt::Display for NoClient {
     }
 }
 
-/// Logs that a client has gone, in the name of the module that calls it.
+/// Logs that a client has gone, in the name of the module that calls it. `$end`: a
+/// [`connection::End`](crate::connection::End).
 #[macro_export]
 macro_rules! log_client_gone {
-    ($name:expr, $peer:expr, $why:expr) => {
-        if $why.is_orderly() {
-            ::kernel::pr_info!("{}: {} left: {}\n", $name, $peer, $why);
+    ($name:expr, $peer:expr, $end:expr) => {
+        if $end.why.is_orderly() {
+            ::kernel::pr_info!("{}: {} left: {}\n", $name, $peer, $end);
         } else {
-            ::kernel::pr_warn!("{}: {} lost the device: {}\n", $name, $peer, $why);
+            ::kernel::pr_warn!("{}: {} lost the device: {}\n", $name, $peer, $end);
         }
     };
 }
