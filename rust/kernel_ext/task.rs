@@ -2,11 +2,29 @@
 
 //! Properties of the running task.
 //!
-//! C header: [`include/linux/sched/mm.h`](srctree/include/linux/sched/mm.h)
+//! C headers: [`include/linux/capability.h`](srctree/include/linux/capability.h),
+//! [`include/linux/sched/mm.h`](srctree/include/linux/sched/mm.h)
 
 use crate::bindings;
 use kernel::prelude::*;
 use kernel::types::NotThreadSafe;
+
+/// Whether the running task may administer the machine (`CAP_SYS_ADMIN` in the initial user
+/// namespace), for files whose mode is not all there is to say. Notes that it made use of it.
+/// Process context.
+///
+/// # Errors
+///
+/// `EPERM`: it may not.
+pub fn require_admin() -> Result {
+    // CAST: 21.
+    // SAFETY: No requirements.
+    if unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) } {
+        Ok(())
+    } else {
+        Err(EPERM)
+    }
+}
 
 /// While it exists, no allocation of this task waits for I/O, whatever its flags say.
 ///

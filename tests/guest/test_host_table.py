@@ -34,6 +34,14 @@ def refused(function, *arguments) -> str:
     return error
 
 
+@beyond_c
+@pytest.mark.lanes("uml")
+@pytest.mark.parametrize("name, text", [("match_busid", "add 1-1"), ("rebind", "1-1")])
+def test_root_without_capability(name, text):
+    """What the mode of a file allows is not enough."""
+    assert refused(vhci.write_without_admin, host.DRIVER / name, text) == "EPERM"
+
+
 def mode(name: str) -> int:
     return stat.S_IMODE((host.DRIVER / name).stat().st_mode)
 

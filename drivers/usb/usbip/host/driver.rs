@@ -14,6 +14,7 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{Arc, Mutex};
 use kernel_ext::prelude::*;
 use kernel_ext::sysfs::Page;
+use kernel_ext::task;
 use kernel_ext::usb::device::Device;
 use kernel_ext::usb::driver::{Attribute, Bound, Driver, File, Show, Store};
 
@@ -105,6 +106,7 @@ impl MatchBusid {
 
     /// `add BUSID` or `del BUSID`.
     fn store(driver: &StubDriver, text: &[u8]) -> Result {
+        task::require_admin()?;
         let (verb, name) = text.split_at_checked(4).ok_or(EINVAL)?;
         let name = BusId::parse(name)?;
         match verb {
@@ -128,6 +130,7 @@ impl Rebind {
     /// Takes the name of a device. It is removed from the table if it is there; the tools remove it
     /// before, so a device without driver is welcome as well.
     fn store(driver: &StubDriver, text: &[u8]) -> Result {
+        task::require_admin()?;
         let name = BusId::parse(text)?;
         let was_listed = driver.taken.table.lock().remove(name);
         let device = Device::find(name.as_bytes());

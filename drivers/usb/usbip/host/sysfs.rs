@@ -10,6 +10,7 @@ use kernel::device;
 use kernel::sync::Arc;
 use kernel_ext::prelude::*;
 use kernel_ext::sysfs::{Attribute, Files, Page};
+use kernel_ext::task;
 use usbip_core::debug;
 
 /// Creates the files. May sleep.
@@ -39,6 +40,7 @@ fn show_status(stub: &Arc<Stub>, _index: u32, page: &mut Page<'_>) -> Result {
 
 /// A file descriptor, or -1 to end the connection.
 fn store_sockfd(stub: &Arc<Stub>, _index: u32, text: &[u8]) -> Result {
+    task::require_admin()?;
     match number(text).ok_or(EINVAL)? {
         -1 => stub.disconnect(),
         fd => stub.connect(fd),

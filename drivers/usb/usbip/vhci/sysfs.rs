@@ -13,6 +13,7 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 use kernel_ext::prelude::*;
 use kernel_ext::sysfs::{Attribute, Files, Page};
+use kernel_ext::task;
 use usbip_core::debug;
 
 /// Creates the files. May sleep.
@@ -100,6 +101,7 @@ fn is_space(byte: u8) -> bool {
 }
 
 fn store_attach(vhci: &Vhci, _index: u32, text: &[u8]) -> Result {
+    task::require_admin()?;
     let mut rest = text;
     let mut next = || next_number(&mut rest).ok_or(EINVAL);
     let (port, sockfd, devid, speed) = (next()?, next()?, next()?, next()?);
@@ -107,6 +109,7 @@ fn store_attach(vhci: &Vhci, _index: u32, text: &[u8]) -> Result {
 }
 
 fn store_detach(vhci: &Vhci, _index: u32, text: &[u8]) -> Result {
+    task::require_admin()?;
     let number = text.strip_suffix(b"\n").unwrap_or(text);
     let number: u32 = core::str::from_utf8(number)
         .ok()

@@ -10,6 +10,7 @@ use kernel::device;
 use kernel::sync::Arc;
 use kernel_ext::prelude::*;
 use kernel_ext::sysfs::{Attribute, BinaryFile, Files, Page};
+use kernel_ext::task;
 
 /// Size of a device descriptor (USB 2.0 table 9-8).
 pub(crate) const DESCRIPTOR: usize = 18;
@@ -49,6 +50,7 @@ fn show_status(udc: &Arc<Udc>, _index: u32, page: &mut Page<'_>) -> Result {
 
 /// A file descriptor, or -1 to end the connection.
 fn store_sockfd(udc: &Arc<Udc>, _index: u32, text: &[u8]) -> Result {
+    task::require_admin()?;
     match number(text).ok_or(EINVAL)? {
         -1 => udc.data().disconnect(),
         fd => Vudc::connect(udc, fd),
