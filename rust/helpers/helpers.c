@@ -29,6 +29,7 @@
 #include <linux/workqueue.h>
 #include <net/sock.h>
 #include <net/tcp.h>
+#include <net/tls.h>
 #include <net/tls_prot.h>
 #include <uapi/linux/tls.h>
 
@@ -462,6 +463,25 @@ int kernel_ext_helper_sock_peer(struct socket *sock, struct kernel_ext_peer_addr
 	return ret;
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_peer);
+
+/* Whether keys for both directions were set. They never go away again. */
+bool kernel_ext_helper_sock_is_tls(struct socket *sock)
+{
+	const struct inet_connection_sock *icsk = inet_csk(sock->sk);
+	const struct tls_context *ctx;
+	bool is_tls = false;
+
+	if (!sk_is_tcp(sock->sk))
+		return false;
+	lock_sock(sock->sk);
+	if (icsk->icsk_ulp_ops && !strcmp(icsk->icsk_ulp_ops->name, "tls")) {
+		ctx = tls_get_ctx(sock->sk);
+		is_tls = ctx->tx_conf != TLS_BASE && ctx->rx_conf != TLS_BASE;
+	}
+	release_sock(sock->sk);
+	return is_tls;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_is_tls);
 
 /*
  * Receives a piece of a record that is not application data, without blocking. Returns the number

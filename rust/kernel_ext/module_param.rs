@@ -36,8 +36,13 @@ unsafe impl Value for Atomic<u32> {
     const OPS: *const bindings::kernel_param_ops = &raw const bindings::param_ops_uint;
 }
 
-/// An entry of the section `__param`; made by [`param_ulong!`](crate::param_ulong) and
-/// [`param_uint!`](crate::param_uint).
+// SAFETY: `bool` in C, of which `Atomic<bool>` is a transparent wrapper; only 0 and 1 are stored.
+unsafe impl Value for Atomic<bool> {
+    const OPS: *const bindings::kernel_param_ops = &raw const bindings::param_ops_bool;
+}
+
+/// An entry of the section `__param`; made by [`param_ulong!`](crate::param_ulong),
+/// [`param_uint!`](crate::param_uint) and [`param_bool!`](crate::param_bool).
 #[doc(hidden)]
 #[repr(transparent)]
 pub struct Entry(bindings::kernel_param);
@@ -153,6 +158,22 @@ macro_rules! param_uint {
             $value,
             ::kernel::sync::atomic::Atomic<u32>,
             "uint",
+            $mode,
+            $description
+        );
+    };
+}
+
+/// As [`param_ulong!`](crate::param_ulong) of a static [`Atomic<bool>`](Atomic), which is `Y` or `N`
+/// in sysfs. C: `module_param(…, bool, …)`.
+#[macro_export]
+macro_rules! param_bool {
+    ($name:ident, $value:expr, $mode:literal, $description:literal $(,)?) => {
+        $crate::param!(
+            $name,
+            $value,
+            ::kernel::sync::atomic::Atomic<bool>,
+            "bool",
             $mode,
             $description
         );

@@ -4,6 +4,7 @@
 import os
 import socket
 import stat
+import subprocess
 import threading
 
 import pytest
@@ -45,6 +46,32 @@ def test_s105_modes(idle):
         assert stat.S_IMODE(path.stat().st_mode) == mode, name
     assert vhci.errno_of(os.open, vhci.USB / idle / "usbip_sockfd", os.O_RDONLY) == "EACCES"
     assert vhci.errno_of(os.open, vhci.USB / idle / "usbip_status", os.O_WRONLY) == "EACCES"
+
+
+@beyond_c
+def test_root_without_capability(idle, export):
+    """What the mode of a file allows is not enough, to give the device away or to take it back."""
+    kernel, ours = vhci.stream_pair()
+    with kernel, ours:
+        assert vhci.errno_of(vhci.write_without_admin, vhci.USB / idle / "usbip_sockfd",
+                             str(kernel.fileno()), kernel.fileno()) == "EPERM"
+    assert host.status(idle) == host.AVAILABLE
+    client = export.client()
+    assert vhci.errno_of(vhci.write_without_admin, vhci.USB / idle / "usbip_sockfd", "-1") == "EPERM"
+    client.in_step()
+
+
+@beyond_c
+def test_require_tls(idle, export, host_watched):
+    """A client without encryption does not get the device if an administrator says so."""
+    with vhci.parameter("usbip_core_rs", "require_tls", "Y"):
+        kernel, ours = vhci.stream_pair("tcp")
+        with kernel, ours:
+            assert refused(idle, kernel.fileno()) == "EACCES"
+        assert host_watched.grep(rf"{idle}: descriptor \d+ is not encrypted by kernel TLS")
+        subprocess.run(["modprobe", "tls"], check=True)
+        export.client("tls").in_step()
+    export.drop()
 
 
 def test_s110_status(idle, export):

@@ -3,6 +3,7 @@
 
 import socket
 import struct
+import subprocess
 
 import pytest
 
@@ -130,3 +131,43 @@ def test_child_of_a_hub_stays_with_its_connection(plug):
     vhci.detach(hub.port)
     hub.gone()
     assert vhci.port(neighbour.port).line == line
+
+
+# --- who may attach ---------------------------------------------------------------------------
+
+@beyond_c
+def test_root_without_capability(plug):
+    """What the mode of a file allows is not enough, or root of a container could do it."""
+    kernel, ours = vhci.stream_pair()
+    with kernel, ours:
+        text = f"{vhci.hs()} {kernel.fileno()} {DEVID} {vhci.HIGH}"
+        assert vhci.errno_of(vhci.write_without_admin, vhci.VHCI / "attach", text,
+                             kernel.fileno()) == "EPERM"
+    assert vhci.port(vhci.hs()).state == vhci.NULL
+    session = plug(FakeDevice())
+    assert vhci.errno_of(vhci.write_without_admin, vhci.VHCI / "detach",
+                         str(session.port)) == "EPERM"
+    assert session.usbfs().control(0x80, 8, 0, 0, 1) == b"\x01"
+
+
+@beyond_c
+def test_require_tls(plug, watched):
+    """Connections that are not encrypted, or only one way, are not taken if an administrator says
+    so; those that are there stay."""
+    subprocess.run(["modprobe", "tls"], check=True)
+    device = plug(FakeDevice()).usbfs()
+    with vhci.parameter("usbip_core_rs", "require_tls", "Y"):
+        for kind in ("unix", "tcp"):
+            kernel, ours = vhci.stream_pair(kind)
+            with kernel, ours:
+                assert refused(kernel, vhci.hs(1)) == "EACCES"
+        kernel, ours = vhci.stream_pair("tcp")
+        with kernel, ours:
+            vhci.start_tls(kernel, ours, back=False)
+            assert refused(kernel, vhci.hs(1)) == "EACCES"
+        assert len(watched.grep(r"port 1: descriptor \d+ is not encrypted by kernel TLS, which "
+                                "require_tls asks for$")) == 3
+        assert vhci.port(vhci.hs(1)).state == vhci.NULL
+        after = plug(FakeDevice(), kind="tls", index=1).usbfs()
+        assert after.control(0x80, 8, 0, 0, 1) == b"\x01"
+    assert device.control(0x80, 8, 0, 0, 1) == b"\x01"

@@ -82,6 +82,31 @@ def write_raw(path: Path, data) -> int:
         os.close(fd)
 
 
+def write_without_admin(path: Path, data: str, *descriptors: int):
+    """As :func:`write_raw`, by a process of root that lacks CAP_SYS_ADMIN and has these descriptors.
+    Returns the count, raises OSError."""
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "python3", "-S", "-c",
+         f"import os\ntry: os.write(os.open('{path}', os.O_WRONLY), {data.encode()!r})\n"
+         "except OSError as error: print(error.errno)"],
+        pass_fds=descriptors, capture_output=True, text=True, check=True)
+    if done.stdout:
+        raise OSError(int(done.stdout), os.strerror(int(done.stdout)))
+    return len(data)
+
+
+@contextlib.contextmanager
+def parameter(module: str, name: str, value):
+    """A parameter of a module has another value."""
+    path = Path("/sys/module", module, "parameters", name)
+    before = path.read_text()
+    path.write_text(f"{value}")
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
 def errno_of(function, *args):
     """The errno name that a call raises, or None when it succeeds."""
     try:
@@ -277,8 +302,9 @@ VMADDR_CID_LOCAL = 1
 TCP_ULP, SOL_TLS, TLS_TX, TLS_RX, TLS_SET_RECORD_TYPE = 31, 282, 1, 2, 1
 
 
-def start_tls(one: socket.socket, other: socket.socket):
-    """Kernel TLS 1.3 on both ends of a connection, with keys of our own instead of a handshake."""
+def start_tls(one: socket.socket, other: socket.socket, back: bool = True):
+    """Kernel TLS 1.3 on both ends of a connection, with keys of our own instead of a handshake;
+    without `back` only for what `one` sends."""
     def keys(seed: int) -> bytes:
         # tls12_crypto_info_aes_gcm_128: version, cipher, then iv, key, salt, sequence number.
         return (struct.pack("HH", 0x0304, 51) + bytes([seed]) * 8 + bytes([seed + 1]) * 16
@@ -286,7 +312,7 @@ def start_tls(one: socket.socket, other: socket.socket):
 
     for sock in (one, other):
         sock.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
-    for sender, receiver, seed in ((one, other, 1), (other, one, 5)):
+    for sender, receiver, seed in ((one, other, 1), (other, one, 5))[:1 + back]:
         sender.setsockopt(SOL_TLS, TLS_TX, keys(seed))
         receiver.setsockopt(SOL_TLS, TLS_RX, keys(seed))
 

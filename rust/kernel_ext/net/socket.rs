@@ -159,6 +159,12 @@ impl Socket {
         unsafe { bindings::sock_is_tcp(self.as_ptr()) }
     }
 
+    /// Whether kernel TLS encrypts what is sent and decrypts what is received. May sleep.
+    pub fn is_tls(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::sock_is_tls(self.as_ptr()) }
+    }
+
     /// Whether both are the same end of the same connection, whatever descriptors they came from.
     pub fn same_sock(&self, other: &Socket) -> bool {
         // SAFETY: By the type invariant; `sk` does not change while there are references.

@@ -23,6 +23,12 @@ kernel_ext::param_ulong!(
     0o644,
     "debug flags (defined in usbip_core::debug)"
 );
+kernel_ext::param_bool!(
+    require_tls,
+    usbip_core::socket::REQUIRE_TLS,
+    0o644,
+    "take only connections that kernel TLS encrypts in both directions (default: N)"
+);
 
 struct Core;
 

@@ -43,13 +43,8 @@ pub(crate) fn new_session(
     speed: Speed,
 ) -> Result {
     let fd = i32::try_from(sockfd).map_err(|_| EINVAL)?;
-    let socket = usbip_core::socket::find(fd).inspect_err(|error| {
-        pr_err!(
-            "port {}: descriptor {} is no connected stream socket, error {}\n",
-            port.number,
-            sockfd,
-            error.to_errno()
-        );
+    let socket = usbip_core::socket::find(fd).inspect_err(|unfit| {
+        pr_err!("port {}: descriptor {} {}\n", port.number, sockfd, unfit);
     })?;
     let _attaching = vhci.attaching.lock();
     if hub.handle().is_none() {

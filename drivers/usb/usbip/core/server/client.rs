@@ -3,7 +3,7 @@
 //! The client that has a device, from the socket that userspace hands in.
 
 use crate::connection::{Connection, Patience, Side};
-use crate::socket;
+use crate::socket::{self, Unfit};
 use crate::stats::Stats;
 use kernel::alloc::AllocError;
 use kernel::debugfs::{Dir, File};
@@ -15,8 +15,8 @@ use kernel_ext::workqueue::OwnedQueue;
 
 /// Why a client does not get a device.
 pub enum NoClient {
-    /// The descriptor is no connected stream socket.
-    Socket(i32, Error),
+    /// The descriptor cannot carry a connection.
+    Socket(i32, Unfit),
     /// A thread could not be had.
     Threads,
     /// There is no memory.
@@ -27,6 +27,7 @@ impl NoClient {
     /// What the writer of `usbip_sockfd` gets.
     pub fn error(&self) -> Error {
         match self {
+            NoClient::Socket(_, Unfit::Plain) => EACCES,
             NoClient::Socket(..) | NoClient::Threads => EINVAL,
             NoClient::Memory(error) => *error,
         }
@@ -48,12 +49,7 @@ impl From<AllocError> for NoClient {
 impl fmt::Display for NoClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NoClient::Socket(fd, error) => write!(
-                f,
-                "descriptor {} is no connected stream socket, error {}",
-                fd,
-                error.to_errno()
-            ),
+            NoClient::Socket(fd, unfit) => f.write_fmt(fmt!("descriptor {} {}", fd, unfit)),
             NoClient::Threads => f.write_str("no memory for threads"),
             NoClient::Memory(_) => f.write_str("no memory for a connection"),
         }
@@ -98,7 +94,7 @@ impl<S: Side> Client<S> {
         patience: Patience,
         side: impl FnOnce(Peer) -> I,
     ) -> Result<Self, NoClient> {
-        let socket = socket::find(fd).map_err(|error| NoClient::Socket(fd, error))?;
+        let socket = socket::find(fd).map_err(|unfit| NoClient::Socket(fd, unfit))?;
         let peer = socket.peer();
         let stats = Arc::new(Stats::new(), GFP_KERNEL)?;
         let file = KBox::pin_init(
