@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import host
 import vhci
+import vudc
 from lib import guestlib
 from lib.guestlib import MODULES
 from vhci_server import Server, usbip
@@ -68,23 +70,43 @@ def controllers_are_there():
                               for one in vhci.PLATFORM.glob("vhci_hcd.*")), "the root hubs")
 
 
+def refused(c, kernel_log):
+    """Ours cannot be loaded beside the C module `c`, which goes on as before; the log says what to
+    do."""
+    ours = f"{c.replace('-', '_')}_rs"
+    before = registered()
+    done = insert(MODULES / f"{ours}.ko")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Device or resource busy" in done.stderr
+    assert not vhci.loaded(ours)
+    assert registered() == before
+    kernel_log.wait(ours)
+    driver = "vhci_hcd" if c == "vhci-hcd" else c
+    assert [line for line in kernel_log.lines() if line.startswith(ours)] == [
+        f"{ours}: there is a {driver} driver already: unload the C module "
+        f"(rmmod {c.replace('-', '_')})"]
+
+
 def test_the_c_module_is_there_first(neither, kernel_log):
     guestlib.run("modprobe", "vhci-hcd")
     controllers_are_there()
     load_core()
-    before = registered()
-    done = insert(MODULES / f"{OURS}.ko")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "Device or resource busy" in done.stderr
-    assert not vhci.loaded(OURS)
-    assert registered() == before
-    kernel_log.wait(OURS)
-    assert [line for line in kernel_log.lines() if line.startswith(OURS)] == [
-        f"{OURS}: there is a vhci_hcd driver already: unload the C module vhci-hcd first"]
+    refused("vhci-hcd", kernel_log)
     use()
     # What the message says helps.
     guestlib.run("rmmod", "vhci_hcd")
     vhci.load("nr_hcs=1")
+
+
+@pytest.mark.parametrize("c, ours", [("usbip-host", host), ("usbip-vudc", vudc)])
+def test_the_c_server_is_there_first(c, ours, neither, kernel_log):
+    guestlib.run("modprobe", c)
+    load_core()
+    refused(c, kernel_log)
+    guestlib.run("rmmod", c.replace("-", "_"))
+    guestlib.run("rmmod", "usbip_core")
+    ours.load()
+    ours.unload()
 
 
 def test_ours_is_there_first(neither, kernel_log):

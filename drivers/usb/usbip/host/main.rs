@@ -85,7 +85,7 @@ impl kernel::Module for HostModule {
             .inspect_err(|error| {
                 if *error == EBUSY {
                     pr_err!(
-                        "there is a usbip-host driver already: unload the C module usbip-host first\n"
+                        "there is a usbip-host driver already: unload the C module (rmmod usbip_host)\n"
                     );
                 }
             })?;

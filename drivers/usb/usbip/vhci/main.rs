@@ -127,7 +127,9 @@ impl kernel::Module for VhciModule {
         let vhci = Vhci::new(controllers, ports, lanes, queue.clone())?;
         let driver = platform::Registration::new(module, vhci).inspect_err(|error| {
             if *error == EBUSY {
-                pr_err!("there is a vhci_hcd driver already: unload the C module vhci-hcd first\n");
+                pr_err!(
+                    "there is a vhci_hcd driver already: unload the C module (rmmod vhci_hcd)\n"
+                );
             }
         })?;
         let mut devices = KVec::with_capacity(controllers as usize, GFP_KERNEL)?;

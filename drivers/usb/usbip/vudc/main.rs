@@ -101,7 +101,7 @@ impl kernel::Module for VudcModule {
         let driver = platform::Registration::new(module, shared).inspect_err(|error| {
             if *error == EBUSY {
                 pr_err!(
-                    "there is a usbip-vudc driver already: unload the C module usbip-vudc first\n"
+                    "there is a usbip-vudc driver already: unload the C module (rmmod usbip_vudc)\n"
                 );
             }
         })?;
