@@ -56,16 +56,17 @@ def complaints_of_check_modinfo():
     loader = importlib.machinery.SourceFileLoader("check_modinfo", path)
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("check_modinfo", loader))
     loader.exec_module(module)
-    return lambda info: list(module.complaints(info, "0.1.0"))
+    return lambda info: list(module.complaints("vhci_hcd_rs", info, "0.1.0"))
 
 
 def test_check_modinfo_finds_each_lack(complaints):
-    good = {"version": ["0.1.0"], "license": ["GPL"], "author": ["A"], "description": ["D"],
-            "parm": ["size:how large (uint)"]}
+    good = {"name": ["vhci_hcd_rs"], "version": ["0.1.0"], "license": ["GPL"], "author": ["A"],
+            "description": ["D"], "alias": ["vhci_hcd"], "parm": ["size:how large (uint)"]}
     assert complaints(good) == []
-    for name in ("version", "license", "author", "description"):
+    for name in ("name", "version", "license", "author", "description", "alias"):
         assert len(complaints({key: good[key] for key in good if key != name})) == 1
     assert complaints(good | {"version": ["0.2.0"]})
+    assert complaints(good | {"alias": ["vhci_hcd", "platform:vhci_hcd"]})
     assert complaints(good | {"parm": ["size (uint)"]})
     assert complaints(good | {"parm": ["size:how large"]})
 

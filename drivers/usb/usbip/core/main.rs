@@ -14,6 +14,7 @@ module! {
     authors: ["The rusbip authors"],
     description: "USB/IP core",
     license: "GPL",
+    alias: ["usbip_core"],
 }
 
 kernel_ext::module_version!();

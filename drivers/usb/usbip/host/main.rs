@@ -37,6 +37,7 @@ module! {
     authors: ["The rusbip authors"],
     description: "USB/IP Host Driver",
     license: "GPL",
+    alias: ["usbip_host"],
 }
 
 kernel_ext::module_version!();

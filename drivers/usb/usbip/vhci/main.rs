@@ -32,6 +32,7 @@ module! {
     authors: ["The rusbip authors"],
     description: "USB/IP 'Virtual' Host Controller (VHCI) Driver",
     license: "GPL",
+    alias: ["vhci_hcd"],
 }
 
 kernel_ext::module_version!();

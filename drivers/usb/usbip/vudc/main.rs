@@ -37,6 +37,7 @@ module! {
     authors: ["The rusbip authors"],
     description: "USB over IP Device Controller",
     license: "GPL",
+    alias: ["usbip_vudc"],
 }
 
 kernel_ext::module_version!();
