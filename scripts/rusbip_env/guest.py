@@ -34,7 +34,8 @@ class Options:
     """What a guest is made of. `name` is its host name, `mem` in MiB (0: what suits the kernel),
     `accel` one of qemu.ACCELERATORS (empty: what works), `timeout` in seconds, `grace` those
     after which a guest whose command has ended is no longer waited for, `binds` as for
-    chroot.command()."""
+    chroot.command(). With `systemd` the root's systemd is PID 1 and starts what it is told to; with
+    `firmware`, a folder with code.fd and vars.fd, UEFI boots the kernel."""
     kernel: str
     cpus: int = 2
     mem: int = 0
@@ -49,6 +50,8 @@ class Options:
     binds: tuple = ()
     env: dict = dataclasses.field(default_factory=dict)
     name: str = "rusbip"
+    systemd: bool = False
+    firmware: Path | None = None
 
 
 def script(command, options):
@@ -113,6 +116,8 @@ class Guest:
         for name in ("output.log", "console.log", "dmesg"):
             (out / name).unlink(missing_ok=True)
         (control / "command").write_text(script(command, options))
+        if options.systemd:
+            (control / "systemd").touch()
         if interactive:
             size = shutil.get_terminal_size()
             (control / "interactive").touch()
@@ -149,7 +154,8 @@ class Guest:
         empty.mkdir()
         return [(self.out, "/run/out", "rw"), (self.folder, "/run/ctl", "rw"),
                 (self.options.modules or empty, "/run/modules", "ro"),
-                (self.options.programs or empty, "/run/programs", "ro"), *self.options.binds]
+                (self.options.programs or empty, "/run/programs", "ro"),
+                (self.options.firmware or empty, "/run/firmware", "ro"), *self.options.binds]
 
     def poll(self):
         """The exit status of the command when the guest is over, CRASHED if it died; None before.

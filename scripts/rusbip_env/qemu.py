@@ -34,6 +34,9 @@ USB = {
     "ccid": ["-device", "usb-ccid,id=ccid,bus=xhci.0"],
 }
 
+# What is written to the variables of UEFI is forgotten.
+FIRMWARE = ["-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/run/firmware/code.fd",
+            "-drive", "if=pflash,unit=1,format=raw,snapshot=on,file=/run/firmware/vars.fd"]
 
 # The emulated CPU lacks what makes kernel and libc copy and clear memory byte by byte: on hardware
 # that is as fast as memory, emulated it is many times slower than eight bytes at a time.
@@ -66,7 +69,7 @@ def command(options, interactive):
     """The QEMU command line, with paths as seen inside the root."""
     series = options.kernel
     accel = options.accel or accelerator(series)
-    if accel == "kvm":
+    if accel == "kvm" or options.firmware:
         kernel = "/" + str(kernels.image(series).relative_to(cache.ROOT))
     else:
         kernel = "/build/" + kernels.unpacked(series).name
@@ -74,6 +77,8 @@ def command(options, interactive):
     append = APPEND.format(loglevel=1 if interactive else 5, name=options.name)
     argv = machine(accel, options.cpus, options.mem or 1024, kernel, initrd, append,
                    interactive)
+    if options.firmware:
+        argv += FIRMWARE
     argv += share("root", "/run/plain", True) + share("repo", "/rusbip", True)
     argv += share("modules", "/run/modules", True)
     argv += share("programs", "/run/programs", True) + share("out", "/run/out", False)
