@@ -119,3 +119,35 @@ def test_a_kernel_is_refused_in_one_line(headers, reason, change):
     status, said = headers(**change)
     assert status == 77 and said.count("\n") == 1
     assert said.startswith("rusbip is not built for ") and reason in said
+
+
+@pytest.mark.parametrize("source, reason", [
+    (None, "linux-source-7.2 is not installed: apt install linux-source-7.2=7.2.12-1"),
+    ("7.2.11-1", "linux-source-7.2 is 7.2.11-1, the kernel's headers are 7.2.12-1: install "
+     "linux-source-7.2=7.2.12-1"),
+    ("7.2.12-1", ""),
+])
+def test_source_and_headers_are_of_one_version(headers, tmp_path, monkeypatch, source, reason):
+    """On Debian, where the metadata is made from the source."""
+    for name in ("common", "bin"):
+        (tmp_path / name).mkdir()
+    query = tmp_path / "bin/dpkg-query"
+    query.write_text("#!/bin/sh\nfor name; do :; done\ncase $name in\n"
+                     "linux-headers-*) echo installed 7.2.12-1 ;;\n"
+                     f"*) echo {f'installed {source}' if source else 'not-installed'} ;;\nesac\n")
+    query.chmod(0o755)
+    if source:
+        (tmp_path / "linux-source-7.2.tar.xz").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=os.pathsep)
+    monkeypatch.setenv("RUSBIP_DKMS_SOURCES", str(tmp_path))
+    status, said = headers(kernel="7.2.12-amd64", without=["rust/libkernel.rmeta"], **{
+        ".kernelvariables": "", "Makefile": f"include {tmp_path}/common/Makefile\n"})
+    assert (status, said) == ((77, f"rusbip is not built for 7.2.12-amd64: {reason}\n") if reason
+                              else (0, ""))
+
+
+def test_metadata_of_kernels_without_headers_is_forgotten(tmp_path):
+    (tmp_path / "7.2.12-nowhere/objects").mkdir(parents=True)
+    subprocess.run([CHECK, "prune"], env=os.environ | {"RUSBIP_DKMS_CACHE": str(tmp_path)},
+                   check=True)
+    assert not list(tmp_path.iterdir())
