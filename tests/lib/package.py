@@ -19,7 +19,7 @@ from .results import FAILED, PASSED, Result
 OLD, NEW = kernels.SERIES
 APT = "apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-unsafe-io"
 # What a guest that boots from the root needs.
-GUEST = "udev iproute2 procps busybox-static usbip"
+GUEST = "systemd udev iproute2 procps busybox-static usbip"
 CONTROL = cache.REPO / "debian/control"
 RUST_METADATA = cache.REPO / "packaging/dkms/rust-metadata"
 # Where the metadata of the kernels is kept from run to run: making it takes minutes.
@@ -248,13 +248,14 @@ def follows_the_kernel():
     return missing(text, "^Processing triggers for rusbip-dkms") or built(NEW, text)
 
 
-def boots(series, command):
+def boots(series, command, *options):
     """Runs a shell command in a guest whose root this is; returns what is wrong, there or in its
-    kernel log."""
+    kernel log. The options are those of scripts/guest."""
     out = cache.CACHE / "out/lane-package"
     shutil.rmtree(out, ignore_errors=True)
     argv = [cache.REPO / "scripts/guest", "--kernel", series, "--root", layers.top(STACK),
-            "--usb", "storage", "--timeout", "300", "--out", out, "--", f"set -ex; {command}"]
+            "--usb", "storage", "--timeout", "300", "--out", out, *options, "--",
+            f"set -ex; {command}"]
     try:
         logged(f"package: guest {series}", layers.mounted(argv, STACK), "package-guest.log")
     except Failure as failure:
@@ -263,43 +264,137 @@ def boots(series, command):
     return "\n\n".join(map(str, found))
 
 
-USED = """
-soon() { for _ in $(seq 120); do "$@" && return; sleep 0.5; done; false; }
-disk() { ls /dev/disk/by-id | grep -q RUSBIP0001; }
-none() { test -z "$(usbip port 2> /dev/null | grep 127.0.0.1)"; }
-# Past the aliases, and back.
-modprobe -C /dev/null vhci-hcd; test -e /sys/module/vhci_hcd
-rmmod vhci_hcd
-modprobe vhci-hcd; modprobe usbip-host
+# What an administrator has set up before the boot: the disk is exported whenever it is plugged in,
+# and attached to the same machine.
+UNIT = "usbip-attach@127.0.0.1:2-1"
+SET_UP = f"""systemctl enable usbipd {UNIT}
+mkdir -p /etc/udev/rules.d /etc/modprobe.d
+echo 'ACTION=="add", SUBSYSTEM=="usb", ENV{{DEVTYPE}}=="usb_device", ATTR{{serial}}=="RUSBIP0001", \
+ENV{{USBIP_EXPORT}}="1"' > /etc/udev/rules.d/60-lane.rules
+echo 'options vhci_hcd nr_hcs=1' > /etc/modprobe.d/lane.conf
+"""
+# The rest is what purging has to take back.
+TAKEN_BACK = "rm /etc/udev/rules.d/60-lane.rules /etc/modprobe.d/lane.conf"
+
+USED = f"""
+trap 'test $? = 0 || journalctl -b -n 60 --no-pager' EXIT
+soon() {{ for _ in $(seq 240); do "$@" && return; sleep 0.5; done; false; }}
+disk() {{ ls /dev/disk/by-id 2> /dev/null | grep -q $1; }}
+imported() {{ usbip port 2> /dev/null | grep -q "usbip://127.0.0.1:3240/$1"; }}
+restarts() {{ systemctl show -P NRestarts {UNIT}; }}
+again() {{ test "$(restarts)" -gt $before && imported 2-1 && disk RUSBIP0001; }}
+none() {{ ! imported; }}
+# At boot the rule exports the disk, the server offers it, the client attaches it.
+soon disk RUSBIP0001
+imported 2-1
+test "$(basename "$(readlink /sys/bus/usb/devices/2-1/driver)")" = usbip-host
 test -e /sys/module/vhci_hcd_rs; test -e /sys/module/usbip_host_rs; test ! -e /sys/module/vhci_hcd
-usbipd -D
-soon disk
-busid=$(usbip list -p -l | sed -n 's/^busid=\\([^#]*\\)#usbid=46f4:0001#$/\\1/p')
-usbip bind -b $busid
-soon usbip list -r 127.0.0.1
-attach=/usr/libexec/rusbip/usbip-attach
-export RUNTIME_DIRECTORY=/run
-$attach 127.0.0.1:$busid & pid=$!
-soon disk
-usbip port | grep $busid
-# It stays for as long as the device does, and fails when the server has taken that back.
-kill -0 $pid
-usbip unbind -b $busid
-if wait $pid; then exit 1; fi
-none
-usbip bind -b $busid
-$attach 127.0.0.1:$busid & pid=$!
-soon disk
-kill $pid
-$attach --detach 127.0.0.1:$busid
+test "$(cat /sys/module/vhci_hcd_rs/parameters/nr_hcs)" = 1
+# The connection dies.
+before=$(restarts)
+ss -HK dport = :3240 | grep :3240
+soon again
+# The disk is pulled out and plugged in again.
+before=$(restarts)
+plug=$(readlink -f /sys/bus/usb/devices/2-1/port)/disable
+echo 1 > $plug
 soon none
+echo 0 > $plug
+soon again
+# Who stops it detaches.
+systemctl stop {UNIT}
+none
+# A gadget.
+systemctl start usbipd-gadget
+test "$(systemctl is-active usbipd)" = inactive
+test -e /sys/module/usbip_vudc_rs; test ! -e /sys/module/usbip_vudc
+modprobe libcomposite
+gadget=/sys/kernel/config/usb_gadget/disk
+soon test -d ${{gadget%/*}}
+truncate -s 1M /run/gadget.img
+mkdir -p $gadget/functions/mass_storage.0 $gadget/configs/c.1 $gadget/strings/0x409
+cd $gadget
+echo 0x1d6b > idVendor
+echo 0x0104 > idProduct
+echo RUSBIP0009 > strings/0x409/serialnumber
+echo /run/gadget.img > functions/mass_storage.0/lun.0/file
+ln -s functions/mass_storage.0 configs/c.1
+echo usbip-vudc.0 > UDC
+listed() {{ usbip list -r 127.0.0.1 | grep -q usbip-vudc.0; }}
+soon listed
+systemctl start usbip-attach@127.0.0.1:usbip-vudc.0
+soon disk RUSBIP0009
+imported usbip-vudc.0
+systemctl stop usbip-attach@127.0.0.1:usbip-vudc.0 usbipd-gadget
+none
+echo > UDC
+cd /
+# Away with ours by the names of the C modules; then past the aliases, and what is said after that.
+modprobe -r vhci-hcd usbip-host usbip-vudc
+test ! -e /sys/module/vhci_hcd_rs; test ! -e /sys/module/usbip_core_rs
+modprobe -C /dev/null vhci-hcd
+test -e /sys/module/vhci_hcd
+if modprobe vhci-hcd; then exit 1; fi
+dmesg | grep 'vhci_hcd_rs: there is a vhci_hcd driver already: .*(rmmod vhci_hcd)$'
+modprobe -r vhci-hcd
+test -e /sys/module/vhci_hcd
+rmmod vhci_hcd
+# A kernel that takes no module without a signature that it trusts.
+echo 1 > /sys/module/module/parameters/sig_enforce
+xzcat "$(modinfo -n usbip_core_rs)" > /run/core.ko
+truncate -s -1 /run/core.ko
+if insmod /run/core.ko; then exit 1; fi
+modprobe -a vhci-hcd usbip-host usbip-vudc
+for one in vhci_hcd usbip_host usbip_vudc; do test -e /sys/module/${{one}}_rs; done
+"""
+
+# The variable `db` holds the keys that firmware trusts, and the kernel takes them, with Secure Boot or
+# without. Those that mokutil enrols come to the same keyring, but by way of a boot loader (shim), and
+# only with Secure Boot on.
+FIRMWARE = """cd /run/o
+openssl x509 -inform DER -in /run/mok/mok.pub -out mok.pem
+cp /usr/share/OVMF/OVMF_CODE_4M.fd code.fd
+virt-fw-vars --input /usr/share/OVMF/OVMF_VARS_4M.fd --output vars.fd \
+    --add-db 77fa9abd-0359-4d32-bd60-28f4e78f784b mok.pem
 """
 
 
+def firmware_trusts():
+    """A folder with UEFI firmware that trusts the key that DKMS has made and signed with."""
+    layers.prepare("firmware", ["base"], "what makes firmware that trusts a key",
+                   f"apt-get update -q\n{APT} openssl ovmf python3-virt-firmware\napt-get clean")
+    folder = cache.CACHE / "out/lane-package-firmware"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    layers.drop("making")
+    keys = layers.path("package") / "var/lib/dkms"
+    logged("firmware that trusts DKMS's key", layers.shell(
+        FIRMWARE, ["base", "firmware", "making"],
+        binds=[(keys, "/run/mok", "ro"), (folder, "/run/o", "rw")]),
+        "package-firmware.log", env=chroot.environment())
+    layers.drop("making")
+    return folder
+
+
 def is_used():
-    """With the distribution's kernel: the C names load ours, the tools work, usbip-attach stays and
-    goes."""
-    return boots(NEW, USED)
+    """Booted as any machine, with the distribution's kernel and systemd: the C names load ours, the
+    services export and attach, signatures are taken."""
+    inside("services to be started at boot", SET_UP)
+    wrong = boots(NEW, USED, "--systemd", "--firmware", firmware_trusts())
+    inside("no disk to be exported", TAKEN_BACK)
+    return wrong
+
+
+def forgets_the_headers():
+    """What was made for a kernel goes with its headers; its modules stay for as long as it does."""
+    release = kernels.release(NEW)
+    common = release.rsplit("-", 1)[0]
+    text = inside("purging the headers", f"ls /var/lib/rusbip-dkms\napt-get purge -y -q "
+                  f"linux-headers-{release} linux-headers-{common}-common linux-kbuild-{common}\n"
+                  "ls -1 /var/lib/rusbip-dkms | sed 's/^/kept /'\ndkms status rusbip")
+    return missing(text, rf"^kept {re.escape(kernels.release(OLD))}$",
+                   rf"rusbip/\S+, {re.escape(release)}, x86_64: installed") or "\n".join(
+                       re.findall(rf"^kept {re.escape(release)}$", text, re.MULTILINE))
 
 
 def leaves_no_trace():
@@ -309,10 +404,8 @@ def leaves_no_trace():
         if wrong := picks(series, ".ko"):
             return wrong
     release = kernels.release(NEW)
-    common = release.rsplit("-", 1)[0]
     inside("purging the newer kernel",
-           f"apt-get purge -y -q {packages(NEW)} linux-base-{release} linux-headers-{common}-common "
-           f"linux-kbuild-{common}")
+           f"apt-get purge -y -q linux-modules-{release} linux-source-{NEW} linux-base-{release}")
     after = set(inside("what is there after", LISTING, "package-after.log").splitlines())
     before = set((cache.LOGS / "package-before.log").read_text().splitlines())
     return "\n".join(f"{sign} {line}" for sign, lines in (("left:", after - before),
@@ -334,6 +427,7 @@ STEPS = {
     "reasons not to build are named in a line": refuses,
     "the modules follow to a newer kernel": follows_the_kernel,
     "a guest uses what was installed": is_used,
+    "what was made for a kernel goes with its headers": forgets_the_headers,
     "purging leaves no trace": leaves_no_trace,
     "the C modules work again": c_modules_work_again,
 }
