@@ -87,6 +87,13 @@ impl Measured {
         self.usage.system.as_secs_f64() * 1e3 / self.mib()
     }
 
+    /// Run time of all tasks in units of which a second has `units`, for each of `count`; JSON.
+    fn run_per(&self, units: f64, count: f64) -> String {
+        self.usage.run.map_or("null".to_owned(), |run| {
+            format!("{:.3}", run.as_secs_f64() * units / count)
+        })
+    }
+
     /// One object, in one line.
     pub fn json(&self, label: &str) -> String {
         let tasks: Vec<String> = self
@@ -98,7 +105,8 @@ impl Measured {
         format!(
             "{{\"label\": {label:?}, \"case\": {:?}, \"size\": {}, \"depth\": {}, \"urbs\": {}, \
              \"seconds\": {:.6}, \"urbs_per_s\": {:.1}, \"mib_per_s\": {:.3}, \
-             \"cpu_us_per_urb\": {:.3}, \"cpu_ms_per_mib\": {:.3}, \"tasks_ns\": {{{}}}}}",
+             \"cpu_us_per_urb\": {:.3}, \"cpu_ms_per_mib\": {:.3}, \"run_us_per_urb\": {}, \
+             \"run_ms_per_mib\": {}, \"tasks_ns\": {{{}}}}}",
             self.case.name,
             self.case.size,
             self.case.depth,
@@ -108,6 +116,8 @@ impl Measured {
             self.mib() / self.elapsed.as_secs_f64(),
             self.cpu_per_urb(),
             self.cpu_per_mib(),
+            self.run_per(1e6, self.urbs as f64),
+            self.run_per(1e3, self.mib()),
             tasks.join(", ")
         )
     }

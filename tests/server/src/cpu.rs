@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,8 +16,12 @@ const USER_HZ: u64 = 100;
 /// CPU time used between two moments.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
-    /// Everything but idle and waiting for I/O, of all CPUs. Ticks: coarse, but nothing is missing.
+    /// Everything but idle and waiting for I/O, of all CPUs. Samples, taken at ticks: what a tick
+    /// itself begins, as a timer, is over before the next one and hardly seen.
     pub system: Duration,
+    /// Run time of all tasks, also of those that have ended, exact to the nanosecond; without
+    /// interrupts that find a CPU idle. `None` where the kernel does not account it.
+    pub run: Option<Duration>,
     /// Run time by the names of tasks, exact to the nanosecond; without interrupts. Empty where the
     /// kernel does not account it.
     pub tasks: BTreeMap<String, Duration>,
@@ -25,10 +30,11 @@ pub struct Usage {
 /// Run time of each task, by its number, with its name at the time.
 type Tasks = BTreeMap<u32, (String, Duration)>;
 
-/// Measures between two moments. What reading the tasks' times costs is not in the result: it is
-/// done before the first and after the last look at `/proc/stat`.
+/// Measures between two moments. What reading the tasks' times costs is in that of this task, but in
+/// nothing else: it is done before the first and after the last look at the other figures.
 pub struct Meter {
     system: Duration,
+    run: Option<Duration>,
     tasks: Tasks,
 }
 
@@ -40,8 +46,9 @@ impl Meter {
     /// `/proc` is not what it should be.
     pub fn start() -> Result<Self> {
         let tasks = tasks();
+        let run = run();
         let system = busy()?;
-        Ok(Self { system, tasks })
+        Ok(Self { system, run, tasks })
     }
 
     /// To now. What has used less than 1 ms is left out, and so are tasks that have ended.
@@ -51,8 +58,10 @@ impl Meter {
     /// `/proc` is not what it should be.
     pub fn stop(self) -> Result<Usage> {
         let system = busy()?;
+        let run = run();
         Ok(Usage {
             system: system.saturating_sub(self.system),
+            run: self.run.zip(run).map(|(old, new)| new.saturating_sub(old)),
             tasks: used(&self.tasks, tasks()),
         })
     }
@@ -75,6 +84,23 @@ fn system(stat: &str) -> Result<Duration> {
     };
     let busy = user + nice + system + irq + softirq;
     Ok(Duration::from_millis(busy * 1000 / USER_HZ))
+}
+
+fn run() -> Option<Duration> {
+    // The run time of a task is added when it stops running: let this one do so.
+    thread::sleep(Duration::from_millis(1));
+    run_time(&fs::read_to_string("/proc/schedstat").ok()?)
+}
+
+/// The time that tasks have run on all CPUs.
+fn run_time(schedstat: &str) -> Option<Duration> {
+    let cpus = schedstat.lines().filter(|line| line.starts_with("cpu"));
+    // Behind the name are six counters.
+    let times: Option<Vec<u64>> = cpus
+        .map(|line| line.split_ascii_whitespace().nth(7)?.parse().ok())
+        .collect();
+    let times = times.filter(|times| !times.is_empty())?;
+    Some(Duration::from_nanos(times.iter().sum()))
 }
 
 /// What tasks have used, those with the same name together.
@@ -136,6 +162,15 @@ mod tests {
         let stat = "cpu  1 2 3 1000 500 4 5 6 0 0\ncpu0 1\n";
         assert_eq!(system(stat).unwrap(), Duration::from_millis(150));
         assert!(system("cpu  1 2\n").is_err());
+    }
+
+    #[test]
+    fn run_time_is_that_of_all_cpus() {
+        let text = "version 17\ntimestamp 4\ncpu0 0 0 9 8 7 6 1000 5 4\ndomain0 MC 3 1 2\n\
+                    cpu1 0 0 9 8 7 6 30 5 4\n";
+        assert_eq!(run_time(text), Some(Duration::from_nanos(1030)));
+        assert_eq!(run_time("cpu0 0 0 9\n"), None);
+        assert_eq!(run_time("version 17\n"), None);
     }
 
     #[test]
