@@ -37,7 +37,7 @@ def line(ends, samples):
             "no task": total - sum(time for _, time in tasks)}
     words += [f"{name} {figure(time)}" for name, time in rest.items() if time > total / 100]
     name = "direct" if ends == plan.NEITHER else f"{ends.client} + {ends.server}"
-    return f"  {name:11} {figure(total):>6}: {', '.join(words)}"
+    return f"  {name:16} {figure(total):>6}: {', '.join(words)}"
 
 
 def table(samples):

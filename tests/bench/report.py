@@ -13,18 +13,22 @@ from .plan import BULK, SMALL
 
 # What one case is judged by, and against what: ratio of Rust to C.
 RATE, THROUGHPUT, CPU_URB, CPU_MIB = "urbs_per_s", "mib_per_s", "cpu_us_per_urb", "cpu_ms_per_mib"
+# The run time of all tasks instead.
+RUN_URB, RUN_MIB = "run_us_per_urb", "run_ms_per_mib"
 # The columns. "tcp": the same messages over bare loopback TCP; "direct": the device without USB/IP.
 SUBJECTS = {"c": "C", "rust": "Rust", "tcp": "TCP", "direct": "direct"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A figure of a case. target: the ratio Rust/C to reach, None where there is none."""
+    """A figure of a case. target: the ratio to reach, None where there is none; it is that of Rust
+    to the subject `against`."""
     name: str
     unit: str
     digits: int
     higher: bool
     target: float | None
+    against: str = "c"
 
     def reached(self, ratio):
         """Whether a ratio reaches the target; None where there is no target or no ratio."""
@@ -33,18 +37,25 @@ class Metric:
         return ratio >= self.target if self.higher else ratio <= self.target
 
 
-def metrics(targets, size, depth):
+def metrics(kind, device, size, depth):
     """The figures that matter for a case, the throughput first."""
+    targets = kind.goals(device)
     if size <= SMALL:
         return (Metric(RATE, "1/s", 0, True, targets.rates.get(depth)),
-                Metric(CPU_URB, "µs CPU", 1, False, targets.cpu_per_urb))
-    return (Metric(THROUGHPUT, "MiB/s", 1, True, targets.throughput),
-            Metric(CPU_MIB, "ms CPU/MiB", 2, False, targets.cpu_per_mib))
+                Metric(RUN_URB if kind.by_tasks else CPU_URB, "µs CPU", 1, False,
+                       targets.cpu_per_urb))
+    found = (Metric(THROUGHPUT, "MiB/s", 1, True, targets.throughput),
+             Metric(RUN_MIB if kind.by_tasks else CPU_MIB, "ms CPU/MiB", 2, False,
+                    targets.cpu_per_mib))
+    if targets.tcp is not None:
+        found += (Metric(THROUGHPUT, "of TCP", 1, True, targets.tcp, "tcp"),)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure of one case: medians over the rounds, and the ratio Rust/C.
+    """One figure of one case: medians over the rounds, and the ratio Rust/C, or of Rust to what the
+    metric says.
 
     ratio is the quotient of the medians; low and high are the least and the greatest quotient of
     two runs of the same round, which show how far the machine's noise reaches."""
@@ -85,20 +96,23 @@ def rows(samples, kinds):
 def figures(samples, kind, device, case):
     """The rows of one case."""
     per = {subject: chosen(samples, kind, device, case, subject) for subject in SUBJECTS}
-    if not per["c"] or not per["rust"]:
+    if not per["rust"] or not (per["c"] or device in kind.beyond_c):
         return []
-    size, depth = per["c"][0]["size"], per["c"][0]["depth"]
+    size, depth = per["rust"][0]["size"], per["rust"][0]["depth"]
     found = []
-    for metric in metrics(kind.targets, size, depth):
+    for metric in metrics(kind, device, size, depth):
+        # The disk's requests have no counterpart over bare TCP.
+        if metric.against == "tcp" and not per["tcp"]:
+            continue
         values = {subject: {one["round"]: one[metric.name] for one in some}
                   for subject, some in per.items()}
         medians = {subject: statistics.median(rounds.values()) if rounds else None
                    for subject, rounds in values.items()}
         pairs = [quotient(values["rust"].get(number), value)
-                 for number, value in values["c"].items()]
+                 for number, value in values[metric.against].items()]
         pairs = [one for one in pairs if one is not None]
         found.append(Row(kind.name, device, case, metric, medians,
-                         quotient(medians["rust"], medians["c"]),
+                         quotient(medians["rust"], medians[metric.against]),
                          min(pairs, default=None), max(pairs, default=None)))
     return found
 
@@ -119,6 +133,12 @@ def heading(kind, device):
     return f"{plan.KINDS[kind].heading}: {plan.DEVICES[device]}"
 
 
+def label(row):
+    """A figure in few words: its case, and what is not as for most others."""
+    return (title(row.case) + (", SS" if row.device == "gadget-ss" else "")
+            + (" / TCP" if row.metric.against == "tcp" else ""))
+
+
 def number(value, digits):
     return "-" if value is None else f"{value:.{digits}f}"
 
@@ -130,9 +150,9 @@ def line(row):
     if metric.target is not None:
         target = f"{'≥' if metric.higher else '≤'} {metric.target:.1f}"
         verdict = {True: "reached", False: "MISSED", None: ""}[metric.reached(row.ratio)]
-    spread = f"{number(row.low, 2)}–{number(row.high, 2)}"
-    figure = " ".join(f"{number(row.medians[one], metric.digits):>9}" for one in SUBJECTS)
-    return (f"{title(row.case):20} {metric.unit:10} {figure} {number(row.ratio, 2):>6}  "
+    spread = f"{number(row.low, 2)}–{number(row.high, 2)}" if row.low is not None else ""
+    values = " ".join(f"{number(row.medians[one], metric.digits):>9}" for one in SUBJECTS)
+    return (f"{title(row.case):20} {metric.unit:10} {values} {number(row.ratio, 2):>6}  "
             f"{spread:9} {target:5} {verdict}").rstrip()
 
 
@@ -160,5 +180,6 @@ def document(about, samples, kinds):
     return {"about": about, "samples": samples, "results": [
         {"kind": row.kind, "device": row.device, "case": row.case, "metric": row.metric.name,
          "medians": row.medians, "ratio": row.ratio, "ratio_low": row.low, "ratio_high": row.high,
-         "higher_is_better": row.metric.higher, "target": row.metric.target,
+         "against": row.metric.against, "higher_is_better": row.metric.higher,
+         "target": row.metric.target,
          "reached": row.metric.reached(row.ratio)} for row in rows(samples, kinds)]}

@@ -2,27 +2,57 @@
 """Sets up what is measured, inside the guest: devices, servers, clients."""
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
 
+import host_configfs
+import vhci
 from lib import guestlib
 from lib.guestlib import run, wait_for
 
 PROGRAMS = Path(os.environ.get("RUSBIP_BIN", "/programs"))
 CLIENT = {"c": "vhci-hcd", "rust": "vhci_hcd_rs"}
 SERVER = {"c": "usbip-host", "rust": "usbip_host_rs"}
+# The fastest for those in Rust; each gadget says how fast it is.
+CONTROLLERS = {"c vudc": ("usbip-vudc", {}), "rust vudc": ("usbip_vudc_rs", {"max_speed": 5})}
+CONTROLLER = "usbip-vudc.0"
 DRIVER = Path("/sys/bus/usb/drivers/usbip-host")
+PLATFORM = Path("/sys/devices/platform")
 USB = Path("/sys/bus/usb/devices")
 # Part of the path of what is attached; and where the devices themselves are.
 REMOTE = "/vhci_hcd"
 LOCAL = {"sample": "/sample_hcd", "disk": "/pci"}
-# Vendor and product; endpoints for IN and OUT.
+# Vendor and product; endpoints for IN and OUT. Those of a gadget are its controller's choice.
 IDS = {"null": ("1209", "0002"), "sample": ("1209", "0001")}
 ENDPOINTS = {"null": ("1", "2"), "sample": ("2", "2")}
 # As AREA in tests/server/src/disk.rs.
 AREA_MIB = 16
+IMAGE = Path("/dev/shm/gadget-disk")
 SECONDS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Gadget:
+    """One of the kernel's functions, with what is set in its folder in configfs."""
+    function: str
+    speed: int
+    settings: dict
+
+    def set_up(self, function):
+        """Sets the function up."""
+        for name, value in self.settings.items():
+            (function / name).write_text(f"{value}")
+
+
+# 32 requests of 16 KiB, which is the size that the kernel's mass storage uses; it does not look at
+# the data.
+_SOURCE = {"pattern": 2, "bulk_buflen": 16384, "bulk_qlen": 32}
+GADGETS = {"gadget": Gadget("SourceSink.0", vhci.HIGH, _SOURCE),
+           "gadget-ss": Gadget("SourceSink.0", vhci.SUPER, _SOURCE),
+           "gadget-disk": Gadget("mass_storage.0", vhci.HIGH, {"lun.0/file": IMAGE})}
+IDS |= dict.fromkeys(GADGETS, ("1209", "0003"))
 
 
 def folder(device, where):
@@ -48,9 +78,19 @@ def block(where):
     return None
 
 
+def endpoints(found):
+    """The numbers of the bulk endpoints for IN and OUT of a device's interface 0, None for what is
+    not there yet."""
+    numbers = {}
+    for one in found.glob("*:*.0/ep_*"):
+        if (one / "type").read_text().strip() == "Bulk":
+            numbers[(one / "direction").read_text().strip()] = str(int(one.name[3:], 16) & 0xf)
+    return numbers.get("in"), numbers.get("out")
+
+
 def target(device, where):
     """What tells usbip-bench-client to measure a device, None while that is not there."""
-    if device == "disk":
+    if device in ("disk", "gadget-disk"):
         found = block(where)
         return ["--disk", f"/dev/{found.name}"] if found else None
     found = folder(device, where)
@@ -58,8 +98,10 @@ def target(device, where):
         return None
     bus, number = (int((found / name).read_text()) for name in ("busnum", "devnum"))
     node = Path(f"/dev/bus/usb/{bus:03}/{number:03}")
-    incoming, outgoing = ENDPOINTS[device]
-    return ["--node", str(node), "--in", incoming, "--out", outgoing] if node.exists() else None
+    incoming, outgoing = ENDPOINTS.get(device) or endpoints(found)
+    if not (node.exists() and incoming and outgoing):
+        return None
+    return ["--node", str(node), "--in", incoming, "--out", outgoing]
 
 
 def ready(device, where):
@@ -81,6 +123,12 @@ def prepare(device, modules):
     return next(one.name for one in block(LOCAL[device]).parents if (one / "idVendor").exists())
 
 
+def prepare_gadgets():
+    """Has what all gadgets need; it stays loaded, as their functions are."""
+    run("modprobe", "libcomposite")
+    IMAGE.write_bytes(bytes(AREA_MIB << 20))
+
+
 @contextlib.contextmanager
 def ends(pair, devices):
     """Both ends, loaded, and devices exported, given as {name: bus id}; all is undone
@@ -89,6 +137,12 @@ def ends(pair, devices):
         modules.load(CLIENT[pair.client])
         wait_for(lambda: (guestlib.VHCI / "status").exists(), SECONDS, "the controller")
         run("udevadm", "settle")
+        if pair.server in CONTROLLERS:
+            module, parameters = CONTROLLERS[pair.server]
+            modules.load(module, **parameters)
+            with daemon("--device"):
+                yield
+            return
         if pair.server not in SERVER:
             yield
             return
@@ -104,9 +158,9 @@ def ends(pair, devices):
 
 
 @contextlib.contextmanager
-def daemon():
+def daemon(*options):
     """Debian's usbipd."""
-    with subprocess.Popen(["usbipd"], stdout=subprocess.DEVNULL,
+    with subprocess.Popen(["usbipd", *options], stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(lambda: ":3240" in run("ss", "-Hltn"), SECONDS, "usbipd")
@@ -117,14 +171,19 @@ def daemon():
 
 def available(busid):
     """Waits until the server would give a device to a client."""
-    wait_for(lambda: (DRIVER / busid / "usbip_status").read_text() == "1\n", SECONDS,
+    devices = PLATFORM if busid == CONTROLLER else DRIVER
+    wait_for(lambda: (devices / busid / "usbip_status").read_text() == "1\n", SECONDS,
              f"{busid} to be available")
 
 
 @contextlib.contextmanager
 def attached(device, pair, busid):
     """A device at the client; yields what tells usbip-bench-client to measure it."""
-    with null_server() if pair.server == "null" else imported(busid):
+    if pair.server in CONTROLLERS:
+        through = exported(device)
+    else:
+        through = null_server() if pair.server == "null" else imported(busid)
+    with through:
         # A client that is slow to set a device up must not be measured while it does.
         yield ready(device, REMOTE)
 
@@ -141,6 +200,21 @@ def null_server():
             server.wait(SECONDS * guestlib.SLACK)
         finally:
             server.kill()
+
+
+@contextlib.contextmanager
+def exported(device):
+    """A gadget of the controller, attached."""
+    gadget = GADGETS[device]
+    vendor, product = (int(one, 16) for one in IDS[device])
+    plugged = host_configfs.Gadget([gadget.function], vendor=vendor, product=product,
+                                   speed=gadget.speed, setup=gadget.set_up, udc=CONTROLLER)
+    try:
+        with imported(CONTROLLER):
+            yield
+        available(CONTROLLER)
+    finally:
+        plugged.close()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import pytest
 
 from bench import plan, plot, profile, report
 
+VC, VR = plan.Ends("rust", "c vudc"), plan.Ends("rust", "rust vudc")
 CC, RC, RR = plan.Ends("c", "c"), plan.Ends("rust", "c"), plan.Ends("rust", "rust")
 
 
@@ -16,6 +17,7 @@ def sample(ends, device, case, number, rate, cpu=100.0):
             "round": number, "size": size, "depth": int(depth[0][1:]) if depth else 1,
             "urbs": 10, "urbs_per_s": rate, "mib_per_s": rate * size / (1 << 20),
             "cpu_us_per_urb": cpu, "cpu_ms_per_mib": cpu / 1e3 * (1 << 20) / size,
+            "run_us_per_urb": 3 * cpu, "run_ms_per_mib": 3 * cpu / 1e3 * (1 << 20) / size,
             "tasks_ns": {"stub_rx": 400_000, "vhci_rx": 300_000}}
 
 
@@ -31,8 +33,9 @@ def test_every_pair_of_ends_is_set_up_once():
     # Those that are compared take turns, nothing is set up twice in a round.
     assert [str(pair) for pair in pairs if pair != plan.NEITHER] == [
         "c client, null server", "rust client, null server", "c client, c server",
-        "rust client, c server", "rust client, rust server"]
-    # The null device is nowhere plugged in.
+        "rust client, c server", "rust client, c vudc server", "rust client, rust server",
+        "rust client, rust vudc server"]
+    # The null device and gadgets are nowhere plugged in.
     assert {step.device for step in steps if step.ends == plan.NEITHER} == {
         "tcp", "sample", "disk"}
     order = [step.ends for step in steps]
@@ -46,13 +49,25 @@ def test_a_kind_measures_what_it_compares_and_no_more(name):
     assert {step.ends for step in steps} == {plan.NEITHER, kind.c, kind.rust}
     for ends in (kind.c, kind.rust):
         assert {step.device: step.cases for step in steps if step.ends == ends} == {
-            device: plan.CASES[device] for device in kind.devices}
+            device: plan.CASES[device] for device in kind.served(ends)}
+
+
+def test_c_does_not_serve_what_it_cannot():
+    devices = {ends: [step.device for step in plan.steps(["vudc"]) if step.ends == ends]
+               for ends in (VC, VR)}
+    assert devices == {VC: ["gadget", "gadget-disk"], VR: ["gadget", "gadget-ss", "gadget-disk"]}
 
 
 def test_only_chosen_cases():
     assert plan.steps(["pair"], ["read-1m"]) == [
         plan.Step(ends, "disk", ("read-1m",)) for ends in (plan.NEITHER, CC, RR)]
     assert plan.steps(["null"], ["read-1m"]) == []
+
+
+def test_without_a_device():
+    assert plan.steps(["pair"], ["read-1m"], ["disk"]) == []
+    assert [step.device for step in plan.steps(["pair", "vudc"], ["read-1m"], ["disk"])] == [
+        "gadget-disk", "gadget-disk"]
 
 
 def test_kinds_take_their_columns_from_the_right_ends():
@@ -88,6 +103,9 @@ def test_a_case_that_one_side_lacks_is_left_out():
     ("host", "sample", "in-1m-d4", (1.5, None)), ("host", "disk", "write-1m", (1.5, None)),
     ("pair", "sample", "out-4k-d1", (1.3, None)), ("pair", "sample", "out-4k-d32", (2.0, None)),
     ("pair", "sample", "out-1m-d4", (1.5, 0.7)), ("pair", "disk", "read-1m", (1.5, 0.7)),
+    ("vudc", "gadget", "in-4k-d1", (20.0, None)), ("vudc", "gadget", "in-4k-d32", (None, None)),
+    ("vudc", "gadget", "in-1m-d4", (20.0, 1.0)), ("vudc", "gadget-disk", "read-1m", (20.0, 1.0)),
+    ("vudc", "gadget-disk", "read-4k", (20.0, None)),
 ])
 def test_targets(kind, device, case, targets):
     samples = [sample(ends, device, case, 1, 10.0)
@@ -106,6 +124,38 @@ def test_what_reaches_a_target():
     assert "1.50  1.50–1.50 ≥ 1.5 reached" in text and "0.71  0.71–0.71 ≤ 0.7 MISSED" in text
 
 
+def test_what_is_compared_with_tcp():
+    case, tcp = "in-1m-d4", sample(plan.NEITHER, "tcp", "in-1m-d4", 1, 200.0)
+    samples = [tcp, sample(VC, "gadget", case, 1, 10.0), sample(VR, "gadget", case, 1, 110.0),
+               # Only Rust has this one.
+               sample(VR, "gadget-ss", case, 1, 130.0)]
+    found = report.rows(samples, ["vudc"])
+    ratios = [(one.device, one.metric.name, one.metric.against, one.ratio, one.metric.target)
+              for one in found if one.metric.name == report.THROUGHPUT]
+    assert ratios == [("gadget", report.THROUGHPUT, "c", 11.0, 20.0),
+                      ("gadget", report.THROUGHPUT, "tcp", 0.55, 0.6),
+                      ("gadget-ss", report.THROUGHPUT, "c", None, None),
+                      ("gadget-ss", report.THROUGHPUT, "tcp", 0.65, 0.6)]
+    # CPU time per MiB is the same.
+    assert report.judged(found) == (2, 4)
+    drawn = plot.script(found, "", "out.svg")
+    assert "vudc: IN 1 MiB, depth 4, SS / TCP" in drawn
+    # Of two panels one has ratios that are far apart.
+    assert drawn.count("\nset logscale x") == drawn.count("\nunset logscale x") == 1
+
+
+def test_cpu_time_where_a_timer_works():
+    samples = [sample(ends, "gadget", case, 1, 10.0, cpu) for case in ("in-1m-d4", "in-4k-d1")
+               for ends, cpu in ((VC, 200.0), (VR, 100.0))]
+    found = report.rows(samples, ["vudc"])
+    bulk = row(found, "in-1m-d4", report.RUN_MIB, "gadget")
+    small = row(found, "in-4k-d1", report.RUN_URB, "gadget")
+    assert (bulk.medians["c"], bulk.medians["rust"], bulk.ratio) == (0.6, 0.3, 0.5)
+    assert (small.medians["c"], small.medians["rust"], small.ratio) == (600, 300, 0.5)
+    # /proc/stat's do not count there.
+    assert {one.metric.name for one in found}.isdisjoint({report.CPU_URB, report.CPU_MIB})
+
+
 def test_a_clock_that_shows_nothing_is_no_ratio():
     samples = [sample(ends, "sample", "in-1m-d4", 1, 100.0, 0.0) for ends in (CC, RR)]
     found = row(report.rows(samples, ["pair"]), "in-1m-d4", report.CPU_MIB)
@@ -116,4 +166,4 @@ def test_a_clock_that_shows_nothing_is_no_ratio():
 def test_profile():
     samples = [sample(RR, "sample", "in-4k-d1", number, 10.0, 80.0) for number in (1, 2)]
     assert profile.table(samples).splitlines()[-1] == (
-        "  rust + rust     80: stub_rx 40, vhci_rx 30, no task 10")
+        "  rust + rust          80: stub_rx 40, vhci_rx 30, no task 10")
