@@ -9,6 +9,10 @@ SOURCES = (CRATE, "drivers/usb/usbip/protocol")
 FOLDER = cache.BUILD / "programs"
 # Where cargo keeps what it built, inside the root.
 ENVIRONMENT = {"CARGO_TARGET_DIR": "/build/cargo-programs"}
+# Every tree is in the same place when it is built, and cargo goes by times: what it built of another
+# tree would do for an older one.
+COMMAND = ("cargo clean --release --locked -p usbip-test-server -p usbip_protocol && "
+           "cargo build --release --locked --bins")
 
 
 def build():
@@ -21,7 +25,7 @@ def build():
             return FOLDER
         cache.unstamp("programs")
         logged("test programs", chroot.command(
-            ["cargo", "build", "--release", "--locked", "--bins"], directory=f"/rusbip/{CRATE}"),
+            ["sh", "-c", COMMAND], directory=f"/rusbip/{CRATE}"),
             "programs.log", env=chroot.environment(ENVIRONMENT))
         built = (cache.BUILD / "cargo-programs/release").iterdir()
         chroot.publish([file for file in built
