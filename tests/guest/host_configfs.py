@@ -1,53 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0
 """Gadgets that the kernel implements, behind dummy_hcd or of a virtual controller: a device as it is,
-with a driver of the client's at the other end."""
+with a driver of the client's at the other end. The scripts of samples/gadget make them."""
 
 import contextlib
-import os
+import signal
 import subprocess
 from pathlib import Path
 
 import host
 import host_gadget
 import vhci
+from peer_stock import run
 
 CONFIGFS = Path("/sys/kernel/config")
+SCRIPTS = Path(__file__).resolve().parents[2] / "samples/gadget"
+SPEEDS = {vhci.FULL: "full", vhci.HIGH: "high", vhci.SUPER: "super"}
 
 
 class Gadget:
-    """A gadget with one configuration for each list of functions.
+    """A gadget that a script has made, e.g. Gadget("disk", image); `said` is what that has printed."""
 
-    Functions have the names that configfs has for them, e.g. "mass_storage.0"; `setup` gets the
-    folder of each before it is linked.
-    """
-
-    def __init__(self, *configurations: list, vendor: int = 0x1209, product: int = 0x0001,
-                 speed: int = vhci.HIGH, setup=lambda folder: None, udc: str = "dummy_udc.0"):
-        self.udc = udc
+    def __init__(self, script: str, *arguments, speed: int = vhci.HIGH, udc: str = "dummy_udc.0"):
+        self.udc, self.speed = udc, speed
+        self.folder = CONFIGFS / "usb_gadget" / udc
         if self.is_dummy():
             host_gadget.load_controllers()
-        if not (CONFIGFS / "usb_gadget").exists():
-            subprocess.run(["modprobe", "libcomposite"], check=False)
-            subprocess.run(["mount", "-t", "configfs", "none", str(CONFIGFS)], check=False)
-        self.speed = speed
-        self.folder = CONFIGFS / "usb_gadget" / udc
-        self.folder.mkdir()
-        names = {vhci.FULL: "full-speed", vhci.HIGH: "high-speed", vhci.SUPER: "super-speed"}
-        for name, value in (("idVendor", vendor), ("idProduct", product),
-                            ("max_speed", names[speed])):
-            (self.folder / name).write_text(f"{value}")
-        self.links = []
-        for number, functions in enumerate(configurations, 1):
-            configuration = self.folder / f"configs/c.{number}"
-            configuration.mkdir()
-            for function in functions:
-                folder = self.folder / "functions" / function
-                folder.mkdir()
-                setup(folder)
-                link = configuration / function
-                link.symlink_to(folder)
-                self.links.append(link)
-        self.bind()
+        self.said = self.make(str(SCRIPTS / script), "--udc", udc, "--name", udc, "--speed",
+                              SPEEDS[speed], *map(str, arguments)).split()
+
+    def make(self, *command: str) -> str:
+        """Runs the script."""
+        return run(*command)
 
     def is_dummy(self) -> bool:
         """Whether it appears as a device of this machine."""
@@ -68,21 +51,37 @@ class Gadget:
 
     def close(self):
         """Unplug and forget it."""
-        if (self.folder / "UDC").read_text().strip():
-            self.unbind()
-        if self.is_dummy():
-            vhci.wait_gone(self.busid)
-        for link in self.links:
-            link.unlink()
-        for folder in [*self.folder.glob("configs/*"), *self.folder.glob("functions/*")]:
-            os.rmdir(folder)
-        os.rmdir(self.folder)
+        busid = self.busid if self.is_dummy() else None
+        self.remove()
+        assert not self.folder.exists()
+        if busid:
+            vhci.wait_gone(busid)
+
+    def remove(self):
+        """Runs the script that takes it away."""
+        run(str(SCRIPTS / "remove"), self.udc)
+
+
+class Played(Gadget):
+    """One that a program plays as long as the script runs."""
+
+    process = None
+
+    def make(self, *command: str) -> str:
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        said = self.process.stdout.readline()
+        assert said, f"{command} has ended"
+        return said
+
+    def remove(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(vhci.SOON)
+        self.process.stdout.close()
 
 
 @contextlib.contextmanager
-def plugged(*configurations: list, **options):
-    """A gadget that is plugged in; yields its bus id once its own driver has it."""
-    gadget = Gadget(*configurations, **options)
+def plugged(gadget: Gadget):
+    """A gadget behind dummy_hcd; yields its bus id once its own driver has it."""
     try:
         host.wait_own(gadget.busid)
         yield gadget.busid

@@ -28,7 +28,7 @@ def joined(server, busid: str, devid: int, speed: int):
     one, other = vhci.stream_pair("tcp")
     with one, other:
         server.sockfd(busid, one.fileno())
-        number = vhci.port_for(speed)
+        number = vhci.free_port(speed)
         vhci.attach(number, other.fileno(), devid, speed)
     try:
         yield peer_stock.Remote(number)

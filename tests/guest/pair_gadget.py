@@ -14,7 +14,7 @@ def export_source_and_sink(speed: int) -> str:
     """Plugs in what `usbtest` takes for a tester's device and binds it to the server; returns its
     bus id."""
     number = _plugged.enter_context(host_configfs.plugged(
-        ["SourceSink.0"], ["Loopback.0"], vendor=0x0525, product=0xA4A0, speed=speed))
+        host_configfs.Gadget("source-sink", speed=speed)))
     peer_stock.settle()
     usbip("bind", "-b", number)
     peer_stock.available(number)

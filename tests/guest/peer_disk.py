@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import vhci
-from peer_stock import run
+from peer_stock import Remote, run
 
 MIB = 1 << 20
 # Where the files end up on a fresh FAT file system; beyond this nothing is in use.
@@ -77,6 +77,17 @@ def local_disk(number: str):
         if f"/{number}/" in str(block.resolve()) and int((block / "size").read_text()):
             return f"/dev/{block.name}"
     return None
+
+
+def check_image(device: Remote, content: bytes) -> bytes:
+    """A disk has what is in its image, and takes something new; returns what the image should have
+    in the end."""
+    disk = device.disk()
+    with open(disk, "rb") as block:
+        assert hashlib.sha256(block.read()).digest() == hashlib.sha256(content).digest()
+    new, offset = random.Random(9).randbytes(200 * 1024), 100 * 512
+    write(disk, offset, new)
+    return content[:offset] + new + content[offset + len(new):]
 
 
 class Traffic:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import random
 import select
+from concurrent.futures import ThreadPoolExecutor
 
 import vhci
 from peer_stock import Remote, run
@@ -78,3 +79,29 @@ def talk(node: str, own: str, other: str):
         assert got == said(other)
     finally:
         os.close(fd)
+
+
+def check_both_ways(node: str, far: str):
+    """What goes into one end of a line comes out of the other, both ways at once."""
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(talk, far, "port", "adapter")
+        talk(node, "adapter", "port")
+        done.result()
+
+
+def check_lines(*lines: tuple):
+    """The same for several lines at a time, each given by the terminals at its ends."""
+    # Kept open: a terminal that nobody has open may forget what stty has told it.
+    ends = [raw(node) for line in lines for node in line]
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda line: check_both_ways(*line), lines))
+    finally:
+        for fd in ends:
+            os.close(fd)
+
+
+def check_modem(device: Remote, far: str):
+    """The line of an attached modem whose other end is a terminal of a gadget."""
+    device.bound("cdc_acm", "cdc_acm")
+    check_lines((device.node("tty/ttyACM*"), far))

@@ -21,7 +21,7 @@ PATIENCE = 2_000_000
 PERIOD = 50_000
 
 # From <alsa/pcm.h>.
-SND_PCM_STREAM_CAPTURE = 1
+SND_PCM_STREAM_PLAYBACK, SND_PCM_STREAM_CAPTURE = 0, 1
 SND_PCM_ACCESS_RW_INTERLEAVED = 3
 SND_PCM_FORMAT_S16_LE = 2
 
@@ -58,40 +58,95 @@ def wait_heard(frames: int, channels: int):
     vhci.wait_for(lambda: noise(frames, channels) in SINK.read_bytes(), f"the samples in {SINK}")
 
 
-def record(number: int, frames: int, channels: int) -> bytes:
-    """Records a number of frames with a single read, which fails after an overrun.
+class Pcm:
+    """One direction of a sound card."""
 
-    The kernel's snd_usb_audio counts a packet as recorded before it copies it (retire_capture_urb()
-    in sound/usb/pcm.c). A read that begins in between takes what the buffer held before, as
-    arecord's do now and then; one that waits is woken when a whole period has been copied.
-    """
-    library = ctypes.CDLL("libasound.so.2", use_errno=True)
+    def __init__(self, number, stream: int, channels: int):
+        self.frame = channels * SAMPLE
+        self.library = ctypes.CDLL("libasound.so.2", use_errno=True)
+        self.pcm, parameters = ctypes.c_void_p(), ctypes.c_void_p()
+        self.call("open", ctypes.byref(self.pcm), f"hw:{number}".encode(), stream, 0)
+        try:
+            self.call("hw_params_malloc", ctypes.byref(parameters))
+            self.call("hw_params_any", self.pcm, parameters)
+            for name, value in (("access", SND_PCM_ACCESS_RW_INTERLEAVED),
+                                ("format", SND_PCM_FORMAT_S16_LE), ("channels", channels)):
+                self.call(f"hw_params_set_{name}", self.pcm, parameters, value)
+            for name, value in (("rate", RATE), ("buffer_time", PATIENCE),
+                                ("period_time", PERIOD)):
+                near = ctypes.c_uint(value)
+                self.call(f"hw_params_set_{name}_near", self.pcm, parameters, ctypes.byref(near),
+                          None)
+                assert name != "rate" or near.value == RATE
+            self.call("hw_params", self.pcm, parameters)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self.library.snd_pcm_hw_params_free(parameters)
 
-    def call(name, *arguments) -> int:
-        result = getattr(library, name)(*arguments)
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Stops it."""
+        self.library.snd_pcm_close(self.pcm)
+
+    def call(self, name: str, *arguments) -> int:
+        """A function of ALSA's library."""
+        result = getattr(self.library, f"snd_pcm_{name}")(*arguments)
         if result < 0:
             raise OSError(-result, f"{name}: {os.strerror(-result)}")
         return result
 
-    pcm, parameters = ctypes.c_void_p(), ctypes.c_void_p()
-    call("snd_pcm_open", ctypes.byref(pcm), f"hw:{number}".encode(), SND_PCM_STREAM_CAPTURE, 0)
-    try:
-        call("snd_pcm_hw_params_malloc", ctypes.byref(parameters))
-        call("snd_pcm_hw_params_any", pcm, parameters)
-        for name, value in (("access", SND_PCM_ACCESS_RW_INTERLEAVED),
-                            ("format", SND_PCM_FORMAT_S16_LE), ("channels", channels)):
-            call(f"snd_pcm_hw_params_set_{name}", pcm, parameters, value)
-        for name, value in (("rate", RATE), ("buffer_time", PATIENCE), ("period_time", PERIOD)):
-            near = ctypes.c_uint(value)
-            call(f"snd_pcm_hw_params_set_{name}_near", pcm, parameters, ctypes.byref(near), None)
-            assert name != "rate" or near.value == RATE
-        call("snd_pcm_hw_params", pcm, parameters)
-        data = ctypes.create_string_buffer(frames * channels * SAMPLE)
-        assert call("snd_pcm_readi", pcm, data, ctypes.c_ulong(frames)) == frames
+    def start(self):
+        """Begins to record, before anybody reads."""
+        self.call("start", self.pcm)
+
+    def read(self, frames: int) -> bytes:
+        """A number of frames with a single read, which fails after an overrun.
+
+        The kernel's snd_usb_audio counts a packet as recorded before it copies it
+        (retire_capture_urb() in sound/usb/pcm.c). A read that begins in between takes what the buffer
+        held before, as arecord's do now and then; one that waits is woken when a whole period has
+        been copied.
+        """
+        data = ctypes.create_string_buffer(frames * self.frame)
+        got = self.call("readi", self.pcm, data, ctypes.c_ulong(frames))
+        assert got == frames, f"{got} of {frames} frames"
         return data.raw
-    finally:
-        library.snd_pcm_hw_params_free(parameters)
-        library.snd_pcm_close(pcm)
+
+    def write(self, data: bytes):
+        """Hands samples over, which start to play. There is room for PATIENCE microseconds."""
+        frames = len(data) // self.frame
+        assert self.call("writei", self.pcm, data, ctypes.c_ulong(frames)) == frames
+
+
+def record(number, frames: int, channels: int) -> bytes:
+    """Records a number of frames."""
+    with Pcm(number, SND_PCM_STREAM_CAPTURE, channels) as pcm:
+        return pcm.read(frames)
+
+
+def check_headset(player, recorder, gadget_plays: bool):
+    """What is played on one card is recorded on the other, every sample, in order and without a gap.
+
+    They are the two ends of one device. The gadget's end begins, as nothing moves before the other
+    one does. All that is played fits into a gadget's buffer, 64 KiB.
+    """
+    frames = margin = RATE // 8
+    channels = 2
+    sent = noise(frames, channels)
+    with Pcm(recorder, SND_PCM_STREAM_CAPTURE, channels) as there:
+        with Pcm(player, SND_PCM_STREAM_PLAYBACK, channels) as here:
+            if not gadget_plays:
+                there.start()
+            here.write(sent + bytes(margin * here.frame))
+            # What was played last need not be heard.
+            assert sent in there.read(frames + margin // 2)
 
 
 def gaps(samples, modulus: int) -> list:

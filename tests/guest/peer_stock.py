@@ -152,9 +152,10 @@ class Remote:
         return vhci.wait_for(find, f"{pattern} of {self.path.name}", vhci.ENUMERATION)
 
 
-    def disk(self) -> str:
-        """The node of the disk, when its medium is known."""
-        self.bound("usb-storage")
+    def disk(self, *others: str) -> str:
+        """The node of the disk, when its medium is known. The device may have other interfaces behind
+        that, with these drivers."""
+        self.bound("usb-storage", *others)
         node = self.node("block/sd?")
 
         def readable():

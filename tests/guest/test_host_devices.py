@@ -3,12 +3,8 @@
 written is there, what is typed arrives, and `usbtest` finds nothing."""
 
 import contextlib
-import hashlib
-import os
 import random
-import struct
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -40,6 +36,14 @@ def passed_on(busid: str):
         yield device
 
 
+@contextlib.contextmanager
+def passed_on_gadget(*script, **options):
+    """The same of a gadget that a script makes behind dummy_hcd; yields the gadget as well."""
+    gadget = host_configfs.Gadget(*script, **options)
+    with host_configfs.plugged(gadget) as busid, passed_on(busid) as device:
+        yield device, gadget
+
+
 # --- gadgets ----------------------------------------------------------------------------------
 
 @pytest.fixture
@@ -61,13 +65,11 @@ def test_usbtest(host_driver, usbtest_module, speed):
     Unlinking as fast as possible is among them."""
     # Whole packets, or what is read in part is an overflow.
     sizes = {"size": 4096, "vary": 1024} if speed == vhci.SUPER else {}
-    with host_configfs.plugged(["SourceSink.0"], ["Loopback.0"], vendor=0x0525, product=0xA4A0,
-                               speed=speed) as busid:
-        with passed_on(busid) as device:
-            device.bound("usbtest")
-            run_cases(device.usbfs(), BULK, count=5, **sizes)
-            if host.HOST != "c":
-                run_cases(device.usbfs(), UNLINK, count=100)
+    with passed_on_gadget("source-sink", speed=speed) as (device, _):
+        device.bound("usbtest")
+        run_cases(device.usbfs(), BULK, count=5, **sizes)
+        if host.HOST != "c":
+            run_cases(device.usbfs(), UNLINK, count=100)
 
 
 class Interrupts(host_gadget.Gadget):
@@ -114,63 +116,30 @@ def test_disk(host_driver, tmp_path, speed):
     image = tmp_path / "image"
     content = random.Random(speed).randbytes(2 << 20)
     image.write_bytes(content)
-
-    def setup(folder):
-        (folder / "lun.0/file").write_text(str(image))
-
-    with host_configfs.plugged(["mass_storage.0"], speed=speed, setup=setup) as busid:
-        with passed_on(busid) as device:
-            disk = device.disk()
-            with open(disk, "rb") as block:
-                assert hashlib.sha256(block.read()).digest() == hashlib.sha256(content).digest()
-            new = random.Random(9).randbytes(200 * 1024)
-            with open(disk, "r+b") as block:
-                block.seek(100 * 512)
-                block.write(new)
-                os.fsync(block.fileno())
-        assert image.read_bytes() == content[:51200] + new + content[51200 + len(new):]
+    with passed_on_gadget("disk", image, speed=speed) as (device, _):
+        expected = peer_disk.check_image(device, content)
+    assert image.read_bytes() == expected
 
 
 @UML
 def test_serial_gadget(host_driver):
     """A modem: two interfaces, an interrupt endpoint, both ways at once."""
-    with host_configfs.plugged(["acm.0"]) as busid:
-        with passed_on(busid) as device:
-            device.bound("cdc_acm", "cdc_acm")
-            node = device.node("tty/ttyACM*")
-            for one in (node, "/dev/ttyGS0"):
-                peer_stock.run("stty", "-F", one, "raw", "-echo")
-            with ThreadPoolExecutor() as pool:
-                far = pool.submit(peer_serial.talk, "/dev/ttyGS0", "port", "adapter")
-                peer_serial.talk(node, "adapter", "port")
-                far.result()
-
-
-# Report descriptor of a boot keyboard (HID 1.11, appendix B.1), without its LEDs.
-KEYBOARD = bytes.fromhex("05010906a101050719e029e71500250175019508810295017508810395067508150025"
-                         "6505071900296581 00c0".replace(" ", ""))
+    with passed_on_gadget("serial") as (device, gadget):
+        peer_serial.check_modem(device, *gadget.said)
 
 
 @UML
 def test_keyboard_gadget(host_driver):
     """Reports of an interrupt endpoint become key presses."""
-    def setup(folder):
-        for name, value in (("protocol", b"1"), ("subclass", b"1"), ("report_length", b"8"),
-                            ("report_desc", KEYBOARD)):
-            (folder / name).write_bytes(value)
+    with passed_on_gadget("keyboard") as (device, gadget):
+        peer_keyboard.check_gadget(device, *gadget.said)
 
-    with host_configfs.plugged(["hid.0"], setup=setup) as busid:
-        with passed_on(busid) as device:
-            fd = os.open("/dev/hidg0", os.O_RDWR)
-            try:
-                def press(key):
-                    usage = 4 + ord(key) - ord("a")
-                    os.write(fd, struct.pack("BBB5x", 0, 0, usage))
-                    os.write(fd, bytes(8))
 
-                peer_keyboard.check(device, press)
-            finally:
-                os.close(fd)
+@UML
+def test_mouse_gadget(host_driver):
+    """The same with a mouse."""
+    with passed_on_gadget("mouse") as (device, gadget):
+        peer_keyboard.check_mouse(device, *gadget.said)
 
 
 # --- QEMU's devices ---------------------------------------------------------------------------
@@ -211,10 +180,8 @@ def test_keyboard(remote, machine):
 
 @STOCK
 def test_serial(remote):
-    with peer_serial.adapter(remote("serial")) as node, ThreadPoolExecutor() as pool:
-        far = pool.submit(peer_serial.talk, peer_serial.PORT, "port", "adapter")
-        peer_serial.talk(node, "adapter", "port")
-        far.result()
+    with peer_serial.adapter(remote("serial")) as node:
+        peer_serial.check_both_ways(node, peer_serial.PORT)
 
 
 @STOCK

@@ -3,7 +3,6 @@
 Nothing at the other end knows this client."""
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -58,10 +57,8 @@ def test_keyboard(remote, machine):
 
 def test_serial(remote):
     """What goes into one end of the line comes out of the other, both ways at once."""
-    with peer_serial.adapter(remote("serial")) as node, ThreadPoolExecutor() as pool:
-        far = pool.submit(peer_serial.talk, peer_serial.PORT, "port", "adapter")
-        peer_serial.talk(node, "adapter", "port")
-        far.result()
+    with peer_serial.adapter(remote("serial")) as node:
+        peer_serial.check_both_ways(node, peer_serial.PORT)
 
 
 def test_smart_card_reader(remote):

@@ -29,7 +29,7 @@ def sample(module):
 @pytest.fixture
 def gadget():
     """A serial line."""
-    one = host_configfs.Gadget(["acm.0"], udc=NAME)
+    one = host_configfs.Gadget("serial", udc=NAME)
     yield one
     one.close()
 

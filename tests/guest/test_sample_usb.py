@@ -99,7 +99,8 @@ def needed():
 @pytest.fixture(scope="module")
 def composed(needed):
     """The name of a device that the kernel's own gadget drivers make, on the first controller."""
-    with host_configfs.plugged(["SourceSink.0"], product=0x0002, speed=vhci.SUPER) as busid:
+    with host_configfs.plugged(
+            host_configfs.Gadget("source-sink", "--id", "1209:0002", speed=vhci.SUPER)) as busid:
         yield busid
 
 

@@ -23,7 +23,7 @@ def test_load(gadget, export):
     gadget.close()
     vudc.unload()
     with failslab.sparing("kobject_add_internal"):
-        for error in failslab.loads(vudc.MODULES[-1], "num=2", last=150):
+        for error in failslab.loads(vudc.MODULES[vudc.VUDC][-1], "num=2", last=150):
             assert (error is None) == vudc.DRIVER.exists()
             if error:
                 assert not list(vudc.PLATFORM.glob("usbip-vudc*"))

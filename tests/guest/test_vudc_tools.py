@@ -33,11 +33,7 @@ def disk(vudc_driver, tmp_path):
     """A disk of 1 MiB at the first controller."""
     image = tmp_path / "image"
     image.write_bytes(bytes(range(256)) * 4096)
-
-    def setup(folder):
-        (folder / "lun.0/file").write_text(str(image))
-
-    with vudc.gadget(["mass_storage.0"], vendor=0x1D6B, product=0x0104, setup=setup):
+    with vudc.gadget("disk", image):
         peer_stock.settle()
         yield image
 

@@ -217,6 +217,12 @@ def port_for(speed: int, index: int = 0) -> int:
     return ss(index) if speed >= SUPER else hs(index)
 
 
+def free_port(speed: int) -> int:
+    """The first port that a device of this speed can have."""
+    hub = "ss" if speed >= SUPER else "hs"
+    return next(one.number for one in ports() if one.state == NULL and one.hub == hub)
+
+
 def wait_state(number: int, state: int, timeout: float = ENUMERATION) -> Port:
     """Wait until a port's status column shows `state`."""
     seen = []

@@ -21,7 +21,7 @@ import vhci
 from host_client import Client
 
 VUDC = os.environ.get("RUSBIP_VUDC", "rust")
-MODULES = {"c": ["usbip_core", "usbip_vudc"], "rust": ["usbip_core_rs", "usbip_vudc_rs"]}[VUDC]
+MODULES = {"c": ["usbip_core", "usbip_vudc"], "rust": ["usbip_core_rs", "usbip_vudc_rs"]}
 DRIVER = Path("/sys/bus/platform/drivers/usbip-vudc")
 PLATFORM = Path("/sys/devices/platform")
 UDCS = Path("/sys/class/udc")
@@ -43,13 +43,20 @@ def load(*parameters: str):
     assert not DRIVER.exists(), "a driver usbip-vudc is loaded already"
     # C's own symbols, of which the kernel's modules for gadgets are made.
     subprocess.run(["modprobe", "udc-core"], check=True)
-    vhci.load_modules(MODULES, VUDC == "rust", *parameters)
+    vhci.load_modules(MODULES[VUDC], VUDC == "rust", *parameters)
     assert DRIVER.exists()
 
 
 def unload():
     """Unload it; what it shares with other modules stays while they need it."""
-    subprocess.run(["rmmod", MODULES[-1]], check=True)
+    subprocess.run(["rmmod", MODULES[VUDC][-1]], check=True)
+
+
+def use(implementation: str):
+    """Load an implementation, of which none is loaded."""
+    global VUDC
+    VUDC = implementation
+    load()
 
 
 # --- a controller -----------------------------------------------------------------------------
@@ -113,9 +120,9 @@ def attached(name: str, speed: int = vhci.HIGH):
 
 
 @contextlib.contextmanager
-def gadget(*configurations: list, name: str = "usbip-vudc.0", **options):
-    """A gadget of the kernel's at a controller."""
-    one = host_configfs.Gadget(*configurations, udc=name, **options)
+def gadget(script: str, *arguments, name: str = "usbip-vudc.0", kind=host_configfs.Gadget, **options):
+    """A gadget of the kernel's at a controller, made by a script."""
+    one = kind(script, *arguments, udc=name, **options)
     try:
         wait_gadget(name)
         yield one
