@@ -13,7 +13,7 @@ from peer_stock import run
 
 # The module that exports devices, of each implementation.
 MODULE = {"c": "usbip-host", "rust": "usbip_host_rs"}
-THREADS = "stub_(rx|tx)"
+THREADS = "(stub|vudc)_(rx|tx)"
 PID_FILE = Path("/run/usbipd.pid")
 
 _loaded = contextlib.ExitStack()
@@ -27,9 +27,9 @@ def use(implementation: str):
     serve()
 
 
-def serve():
+def serve(*options: str):
     """Debian's usbipd, as a daemon."""
-    run("usbipd", "-D", f"-P{PID_FILE}")
+    run("usbipd", "-D", f"-P{PID_FILE}", *options)
     vhci.wait_for(peer_stock.listening, "usbipd")
 
 
