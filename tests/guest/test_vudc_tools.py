@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Debian's unmodified `usbip` and `usbipd --device` with a gadget: statement 156."""
+"""Debian's unmodified `usbip` and `usbipd --device` with a gadget: statement 156. A client that is no
+kernel, of the Python package `usbip`."""
 
+import random
 import re
 import subprocess
 
 import pytest
+from usbip.classes.host.msc import MSCDriver
+from usbip.transport import USBIP
 
 import peer_stock
 import vhci
@@ -17,6 +21,8 @@ pytestmark = [pytest.mark.usefixtures("host_watched", "watched")]
 
 HERE = "127.0.0.1"
 NAME = "usbip-vudc.0"
+# Of SCSI and of the bulk-only transport.
+TEST_UNIT_READY, FAILED = 0x00, 1
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +72,22 @@ def test_s156_journey(disk, daemon):
             with open(remote.disk(), "rb") as block:
                 assert block.read() == disk.read_bytes()
         vudc.wait_status(NAME)
+
+
+def test_python_client(disk, daemon):
+    """A client in userspace reads and writes the disk."""
+    before, new = disk.read_bytes(), random.Random(5).randbytes(64 << 10)
+    with MSCDriver.open(busid=NAME, transport=USBIP(HERE, 3240)) as driver:
+        # The first command is told that the disk is a new one.
+        assert driver.command_out([TEST_UNIT_READY, 0, 0, 0, 0, 0]) == FAILED
+        blocks, size = driver.read_capacity()
+        assert (blocks * size, size) == (len(before), 512)
+        step = 256
+        assert b"".join(driver.read_blocks(number, step, size)
+                        for number in range(0, blocks, step)) == before
+        assert driver.write_blocks(100, new, size) == len(new) // size
+    vudc.wait_status(NAME)
+    assert disk.read_bytes() == before[:51200] + new + before[51200 + len(new):]
 
 
 def test_taken(disk, daemon):
