@@ -86,6 +86,14 @@ def kernel_log():
 
 
 @pytest.fixture
+def link(export, host_watched):
+    """A connection to the scripted device that `export` has, in configuration 1. The next test gets
+    the same one if this test leaves it as it found it."""
+    yield export.client()
+    export.check()
+
+
+@pytest.fixture
 def machine():
     """QEMU's monitor (press, plug, unplug, hmp, qmp); skips where there is no QEMU."""
     if not monitor.available():

@@ -57,11 +57,3 @@ def export(gadget):
         one = Export(gadget)
         yield one
         one.close()
-
-
-@pytest.fixture
-def link(export, host_watched):
-    """A connection to the scripted device in configuration 1. The next test gets the same one if
-    this test leaves it as it found it."""
-    yield export.client()
-    export.check()

@@ -11,7 +11,6 @@ import pytest
 
 import vhci
 import vudc
-from host_fixtures import link  # noqa: F401  pylint: disable=unused-import
 from host_model import Model
 
 
