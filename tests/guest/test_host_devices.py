@@ -14,6 +14,7 @@ import host_gadget
 import peer_ccid
 import peer_disk
 import peer_keyboard
+import peer_loop
 import peer_serial
 import peer_sound
 import peer_stock
@@ -119,6 +120,14 @@ def test_disk(host_driver, tmp_path, speed):
     with passed_on_gadget("disk", image, speed=speed) as (device, _):
         expected = peer_disk.check_image(device, content)
     assert image.read_bytes() == expected
+
+
+@UML
+def test_loopback_gadget(host_driver):
+    """What is sent comes back."""
+    # By its own id usbtest would take it.
+    with passed_on_gadget("source-sink", "--loopback", "--id", "1209:0001") as (device, _):
+        peer_loop.check(device)
 
 
 @UML
