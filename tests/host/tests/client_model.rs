@@ -425,6 +425,7 @@ fn step(
             assert_eq!(sorted(back), due);
             model.facts.clear();
             model.queue.clear();
+            model.answered.clear();
             model.tombstones.clear();
         }
     }
