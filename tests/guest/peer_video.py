@@ -14,11 +14,15 @@ import v4l2  # noqa: E402  pylint: disable=wrong-import-position  (the path abov
 
 
 @contextlib.contextmanager
-def capture(node: str, width: int, height: int):
-    """Streams from a camera; yields an iterator of (sequence number, bytes of the frame)."""
+def capture(node: str, width: int, height: int, buffers: int):
+    """Streams from a camera; yields an iterator of (sequence number, bytes of the frame).
+
+    The driver has `buffers` frames to fill: it leaves out those that come while it has none, so
+    a reader that is late loses none of as many frames.
+    """
     fd = os.open(node, os.O_RDWR | os.O_NONBLOCK)
     try:
-        stream = v4l2.Stream(fd, v4l2.CAPTURE, width, height)
+        stream = v4l2.Stream(fd, v4l2.CAPTURE, width, height, buffers)
         for index in range(len(stream.maps)):
             stream.queue(index)
         stream.start()

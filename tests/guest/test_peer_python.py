@@ -172,6 +172,7 @@ def test_camera():
     camera = UVC(width, height, 15, source=picture)
     with plugged(device(camera, speed=SPEED_FULL, paced=True)) as remote:
         remote.bound("uvcvideo", "uvcvideo")
-        with peer_video.capture(remote.node("video4linux/video*"), width, height) as frames:
+        node = remote.node("video4linux/video*")
+        with peer_video.capture(node, width, height, buffers=count) as frames:
             got = list(itertools.islice(frames, count))
     assert got == [(index, picture(None, "Y", index)) for index in range(count)]

@@ -214,7 +214,7 @@ def test_camera(vudc_driver):
         device.bound("uvcvideo", "uvcvideo")
         node = device.node("video4linux/video*")
         for _ in range(2):
-            with peer_video.capture(node, width, height) as frames:
+            with peer_video.capture(node, width, height, buffers=4) as frames:
                 got = [data for _, data in itertools.islice(frames, 4)]
             first = got[0][0]
             assert got == [bytes((first + number + byte) % 256 for byte in range(width * height * 2))
