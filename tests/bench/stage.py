@@ -2,7 +2,6 @@
 """Sets up what is measured, inside the guest: devices, servers, clients."""
 
 import contextlib
-import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -33,25 +32,11 @@ IMAGE = Path("/dev/shm/gadget-disk")
 SECONDS = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Gadget:
-    """One of the kernel's functions, with what is set in its folder in configfs."""
-    function: str
-    speed: int
-    settings: dict
-
-    def set_up(self, function):
-        """Sets the function up."""
-        for name, value in self.settings.items():
-            (function / name).write_text(f"{value}")
-
-
-# 32 requests of 16 KiB, which is the size that the kernel's mass storage uses; it does not look at
-# the data.
-_SOURCE = {"pattern": 2, "bulk_buflen": 16384, "bulk_qlen": 32}
-GADGETS = {"gadget": Gadget("SourceSink.0", vhci.HIGH, _SOURCE),
-           "gadget-ss": Gadget("SourceSink.0", vhci.SUPER, _SOURCE),
-           "gadget-disk": Gadget("mass_storage.0", vhci.HIGH, {"lun.0/file": IMAGE})}
+# The speed, and what of samples/gadget makes it. Source and sink: 32 requests of 16 KiB, which is the
+# size that the kernel's mass storage uses; they do not look at the data.
+_SOURCE = ("source-sink", "--pattern", 2, "--length", 16384, "--depth", 32)
+GADGETS = {"gadget": (vhci.HIGH, _SOURCE), "gadget-ss": (vhci.SUPER, _SOURCE),
+           "gadget-disk": (vhci.HIGH, ("disk", IMAGE))}
 IDS |= dict.fromkeys(GADGETS, ("1209", "0003"))
 
 
@@ -205,10 +190,9 @@ def null_server():
 @contextlib.contextmanager
 def exported(device):
     """A gadget of the controller, attached."""
-    gadget = GADGETS[device]
-    vendor, product = (int(one, 16) for one in IDS[device])
-    plugged = host_configfs.Gadget([gadget.function], vendor=vendor, product=product,
-                                   speed=gadget.speed, setup=gadget.set_up, udc=CONTROLLER)
+    speed, script = GADGETS[device]
+    plugged = host_configfs.Gadget(*script, "--id", ":".join(IDS[device]), speed=speed,
+                                   udc=CONTROLLER)
     try:
         with imported(CONTROLLER):
             yield
