@@ -282,11 +282,12 @@ soon() {{ for _ in $(seq 240); do "$@" && return; sleep 0.5; done; false; }}
 disk() {{ ls /dev/disk/by-id 2> /dev/null | grep -q $1; }}
 imported() {{ usbip port 2> /dev/null | grep -q "usbip://127.0.0.1:3240/$1"; }}
 restarts() {{ systemctl show -P NRestarts {UNIT}; }}
-again() {{ test "$(restarts)" -gt $before && imported 2-1 && disk RUSBIP0001; }}
+attached() {{ imported 2-1 && disk RUSBIP0001; }}
+again() {{ test "$(restarts)" -gt $before && attached; }}
 none() {{ ! imported; }}
-# At boot the rule exports the disk, the server offers it, the client attaches it.
-soon disk RUSBIP0001
-imported 2-1
+# At boot the rule exports the disk, the server offers it, the client attaches it. Before that the disk
+# may be there as it is plugged in.
+soon attached
 test "$(basename "$(readlink /sys/bus/usb/devices/2-1/driver)")" = usbip-host
 test -e /sys/module/vhci_hcd_rs; test -e /sys/module/usbip_host_rs; test ! -e /sys/module/vhci_hcd
 test "$(cat /sys/module/vhci_hcd_rs/parameters/nr_hcs)" = 1
