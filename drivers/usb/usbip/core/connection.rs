@@ -137,7 +137,7 @@ pub struct End<'a> {
 
 impl fmt::Display for End<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_fmt(fmt!("{} ({})", self.why, self.stats.summary()))
+        f.write_fmt(fmt!("{} ({})", self.why, self.stats))
     }
 }
 
@@ -181,8 +181,9 @@ impl<S: Side> Connection<S> {
     /// Sets a connection up on a connected stream socket and configures the socket: no delay,
     /// keepalive, user timeout where it is TCP, allocations that never wait for I/O.
     ///
-    /// Nothing is read or written before [`Self::start`]. `side` is initialised in place. `queue` is where it will be taken down;
-    /// it has to be flushed before the module that implements `S` goes away. May sleep.
+    /// Nothing is read or written before [`Self::start`]. `side` is initialised in place. `queue` is
+    /// where it will be taken down; it has to be flushed before the module that implements `S` goes
+    /// away. May sleep.
     ///
     /// # Errors
     ///
@@ -334,7 +335,7 @@ impl<S: Side> Connection<S> {
                 None => self.tx_wait.wait_until(awake),
                 Some(until) => {
                     let is_awake = self.tx_wait.wait_until_ns(until, awake);
-                    if !is_awake && alarm.is_some_and(|alarm| alarm <= until) {
+                    if !is_awake && alarm == Some(until) {
                         self.kicked.store(1, Relaxed);
                     }
                 }

@@ -71,11 +71,6 @@ impl Stats {
         }
     }
 
-    /// What happened, in a few words for the log.
-    pub fn summary(&self) -> impl fmt::Display + '_ {
-        Summary(self)
-    }
-
     /// Writes all counters, one `name value` a line, then the histogram: `rtt_us <limit> count`
     /// for each bucket that is not empty, where the limit is exclusive.
     pub fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -106,18 +101,17 @@ impl Stats {
     }
 }
 
-struct Summary<'a>(&'a Stats);
-
-impl fmt::Display for Summary<'_> {
+/// What happened, in a few words for the log.
+impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "URBs: {}, errors: {}, unlinks: {}, bytes in: {}, out: {}",
-            self.0.urbs.load(Relaxed),
-            self.0.errors.load(Relaxed),
-            self.0.unlinks.load(Relaxed),
-            self.0.bytes_in.load(Relaxed),
-            self.0.bytes_out.load(Relaxed),
+            self.urbs.load(Relaxed),
+            self.errors.load(Relaxed),
+            self.unlinks.load(Relaxed),
+            self.bytes_in.load(Relaxed),
+            self.bytes_out.load(Relaxed),
         )
     }
 }
