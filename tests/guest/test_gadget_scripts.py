@@ -74,4 +74,4 @@ def test_taken():
 
 def test_not_in_this_kernel():
     """A function that the kernel does not have."""
-    assert refused("network") == "this kernel has no function ncm (CONFIG_USB_CONFIGFS_NCM)"
+    assert refused("video") == "this kernel has no function uvc (CONFIG_USB_CONFIGFS_F_UVC)"

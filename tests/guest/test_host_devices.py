@@ -13,6 +13,7 @@ import host_configfs
 import host_gadget
 import peer_ccid
 import peer_disk
+import peer_ethernet
 import peer_keyboard
 import peer_loop
 import peer_serial
@@ -42,7 +43,7 @@ def passed_on_gadget(*script, **options):
     """The same of a gadget that a script makes behind dummy_hcd; yields the gadget as well."""
     gadget = host_configfs.Gadget(*script, **options)
     with host_configfs.plugged(gadget) as busid, passed_on(busid) as device:
-        yield device, gadget
+        yield gadget, device
 
 
 # --- gadgets ----------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def test_usbtest(host_driver, usbtest_module, speed):
     Unlinking as fast as possible is among them."""
     # Whole packets, or what is read in part is an overflow.
     sizes = {"size": 4096, "vary": 1024} if speed == vhci.SUPER else {}
-    with passed_on_gadget("source-sink", speed=speed) as (device, _):
+    with passed_on_gadget("source-sink", speed=speed) as (_, device):
         device.bound("usbtest")
         run_cases(device.usbfs(), BULK, count=5, **sizes)
         if host.HOST != "c":
@@ -117,7 +118,7 @@ def test_disk(host_driver, tmp_path, speed):
     image = tmp_path / "image"
     content = random.Random(speed).randbytes(2 << 20)
     image.write_bytes(content)
-    with passed_on_gadget("disk", image, speed=speed) as (device, _):
+    with passed_on_gadget("disk", image, speed=speed) as (_, device):
         expected = peer_disk.check_image(device, content)
     assert image.read_bytes() == expected
 
@@ -126,28 +127,36 @@ def test_disk(host_driver, tmp_path, speed):
 def test_loopback_gadget(host_driver):
     """What is sent comes back."""
     # By its own id usbtest would take it.
-    with passed_on_gadget("source-sink", "--loopback", "--id", "1209:0001") as (device, _):
+    with passed_on_gadget("source-sink", "--loopback", "--id", "1209:0001") as (_, device):
         peer_loop.check(device)
+
+
+@peer_ethernet.LANES
+@pytest.mark.parametrize("kind", peer_ethernet.DRIVERS)
+def test_network_gadget(host_driver, tmp_path, kind):
+    """A network card, between two network namespaces."""
+    with passed_on_gadget("network", "--kind", kind) as (gadget, device):
+        peer_ethernet.check(device, *gadget.said, kind, tmp_path)
 
 
 @UML
 def test_serial_gadget(host_driver):
     """A modem: two interfaces, an interrupt endpoint, both ways at once."""
-    with passed_on_gadget("serial") as (device, gadget):
+    with passed_on_gadget("serial") as (gadget, device):
         peer_serial.check_modem(device, *gadget.said)
 
 
 @UML
 def test_keyboard_gadget(host_driver):
     """Reports of an interrupt endpoint become key presses."""
-    with passed_on_gadget("keyboard") as (device, gadget):
+    with passed_on_gadget("keyboard") as (gadget, device):
         peer_keyboard.check_gadget(device, *gadget.said)
 
 
 @UML
 def test_mouse_gadget(host_driver):
     """The same with a mouse."""
-    with passed_on_gadget("mouse") as (device, gadget):
+    with passed_on_gadget("mouse") as (gadget, device):
         peer_keyboard.check_mouse(device, *gadget.said)
 
 

@@ -175,20 +175,12 @@ def test_mouse(vudc_driver):
         peer_keyboard.check_mouse(device, *gadget.said)
 
 
-@pytest.mark.parametrize("kind, driver", [
-    pytest.param("ncm", "cdc_ncm", marks=STOCK_ONCE, id="ncm"),
-    pytest.param("ecm", "cdc_ether", marks=STOCK_ONCE, id="ecm")])
-def test_network(vudc_driver, tmp_path, kind, driver):
-    """A network card, between two network namespaces. No streams through NCM: the kernel's function
-    starts its timer with the first packet of a transfer only, and if that finds no request free the
-    packets stay where they are until others fill the transfer."""
+@peer_ethernet.LANES
+@pytest.mark.parametrize("kind", peer_ethernet.DRIVERS)
+def test_network(vudc_driver, tmp_path, kind):
+    """A network card, between two network namespaces."""
     with used("network", "--kind", kind) as (gadget, device):
-        device.bound(driver, driver)
-        with peer_ethernet.joined(device, *gadget.said):
-            peer_ethernet.check_ping()
-            if kind == "ecm":
-                peer_ethernet.check_stream(tmp_path)
-                peer_ethernet.check_iperf()
+        peer_ethernet.check(device, *gadget.said, kind, tmp_path)
 
 
 @beyond_c
