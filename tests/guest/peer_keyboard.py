@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Keys pressed at a keyboard, motions of a mouse, and the events that they make."""
+"""Keys pressed at a keyboard, motions of a mouse or on a tablet, and the events that they make."""
 
 import contextlib
 import os
@@ -10,7 +10,8 @@ import vhci
 from peer_stock import Remote
 
 INPUT_EVENT = struct.Struct("llHHi")
-EV_KEY, EV_REL = 1, 2
+EV_KEY, EV_REL, EV_ABS = 1, 2, 3
+ABS_X, ABS_Y = 0, 1
 # The wheel makes two events, the second in finer units.
 REL_X, REL_Y, REL_WHEEL, REL_WHEEL_HI_RES = 0, 1, 8, 11
 BTN_LEFT, BTN_MIDDLE = 0x110, 0x112
@@ -82,3 +83,14 @@ def check_mouse(device: Remote, node: str):
                 expect(f"report {report}", events)
     finally:
         os.close(fd)
+
+
+def check_tablet(device: Remote, machine):
+    """Where QEMU's tablet is touched arrives as it is, from one corner to the other."""
+    with listening(device, EV_KEY, EV_ABS) as expect:
+        for x, y in ((1, 0x7fff), (0x4321, 2), (0x7fff, 0x1234)):
+            machine.point(x, y)
+            expect(f"{x}, {y}", [(EV_ABS, ABS_X, x), (EV_ABS, ABS_Y, y)])
+        for down in (True, False):
+            machine.button("left", down)
+            expect(f"button {down}", [(EV_KEY, BTN_LEFT, int(down))])

@@ -16,7 +16,9 @@ from vhci_server import usbip
 DRIVER = Path("/sys/bus/usb/drivers/usbip-host")
 # Vendor and product of the devices in QEMU.
 IDS = {"storage": "46f4:0001", "kbd": "0627:0001", "audio": "46f4:0002", "serial": "0403:6001",
-       "ccid": "08e6:4433"}
+       "ccid": "08e6:4433", "tablet": "0627:0001"}
+# What tells those apart that have the same.
+PRODUCTS = {"kbd": "QEMU USB Keyboard", "tablet": "QEMU USB Tablet"}
 # State of a device bound to usbip-host: waiting for a client.
 AVAILABLE = "1"
 
@@ -27,9 +29,10 @@ def busid(name: str) -> str:
     def find():
         for device in vhci.USB.glob("[0-9]*-*"):
             with contextlib.suppress(OSError):
-                ids = ":".join((device / one).read_text().strip()
-                               for one in ("idVendor", "idProduct"))
-                if ids == IDS[name] and "/pci" in str(device.resolve()):
+                vendor, product, what = ((device / one).read_text().strip()
+                                         for one in ("idVendor", "idProduct", "product"))
+                if (f"{vendor}:{product}" == IDS[name] and what == PRODUCTS.get(name, what)
+                        and "/pci" in str(device.resolve())):
                     return device.name
         return None
 

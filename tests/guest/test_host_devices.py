@@ -196,6 +196,21 @@ def test_keyboard(remote, machine):
     peer_keyboard.check(remote("kbd"), machine.press)
 
 
+@pytest.fixture
+def tablet(machine):
+    """It is plugged in. By its numbers it is the keyboard."""
+    machine.plug("usb-tablet", "tablet")
+    busid = peer_stock.busid("tablet")
+    yield
+    machine.unplug("tablet")
+    vhci.wait_gone(busid)
+
+
+@STOCK
+def test_tablet(tablet, remote, machine):
+    peer_keyboard.check_tablet(remote("tablet"), machine)
+
+
 @STOCK
 def test_serial(remote):
     with peer_serial.adapter(remote("serial")) as node:

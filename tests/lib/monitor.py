@@ -44,6 +44,18 @@ def press(key):
     qmp("send-key", keys=[{"type": "qcode", "data": key}])
 
 
+def point(x, y):
+    """Moves the pointer of the USB tablet to a place, each from 0 to 0x7fff."""
+    qmp("input-send-event", events=[{"type": "abs", "data": {"axis": axis, "value": value}}
+                                    for axis, value in (("x", x), ("y", y))])
+
+
+def button(name, down):
+    """Presses or releases a button of the USB tablet (e.g. "left")."""
+    qmp("input-send-event",
+        events=[{"type": "btn", "data": {"button": name, "down": down}}])
+
+
 def unplug(device):
     """Pulls a device out (ids: storage, kbd, audio, serial, ccid, or what plug() was given)."""
     qmp("device_del", id=device)
