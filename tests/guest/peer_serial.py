@@ -15,12 +15,13 @@ PORT = "/dev/virtio-ports/rusbip.serial"
 LENGTH = 4000
 
 
-def raw(node: str) -> int:
-    """Opens a terminal, which is to change nothing of what passes, when it is there."""
+def raw(node: str, *settings: str) -> int:
+    """Opens a terminal, which is to change nothing of what passes, when it is there; with what else
+    stty is to set."""
     vhci.wait_for(lambda: os.path.exists(node), node)
     fd = os.open(node, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     try:
-        run("stty", "-F", node, "raw", "-echo")
+        run("stty", "-F", node, "raw", "-echo", *settings)
     except BaseException:
         os.close(fd)
         raise
@@ -47,9 +48,8 @@ def adapter(device: Remote):
     is opened the driver resets the adapter, and what has come in by then is gone."""
     device.bound("ftdi_sio")
     node = device.node("tty/ttyUSB*")
-    fd = raw(node)
+    fd = raw(node, "115200")
     try:
-        run("stty", "-F", node, "115200")
         yield node
     finally:
         os.close(fd)

@@ -16,7 +16,7 @@ import peer_sound
 import peer_video
 import vhci
 from peer_python import Memory, device, plugged
-from peer_stock import run, settle
+from peer_stock import settle
 
 pytest_plugins = ("vhci_fixtures",)
 pytestmark = pytest.mark.lanes("stock")
@@ -116,11 +116,9 @@ def test_serial():
     data = random.Random(7).randbytes(20000)
     with plugged(device(port, speed=SPEED_HIGH)) as remote:
         remote.bound("cdc_acm", "cdc_acm")
-        node = remote.node("tty/ttyACM*")
-        run("stty", "-F", node, "raw", "-echo", "57600")
-        assert rates[-1] == 57600
-        fd = os.open(node, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        fd = peer_serial.raw(remote.node("tty/ttyACM*"), "57600")
         try:
+            assert rates[-1] == 57600
             got = b""
             for start in range(0, len(data), 2000):
                 assert os.write(fd, data[start:start + 2000]) == 2000
