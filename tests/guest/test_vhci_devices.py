@@ -181,7 +181,9 @@ KEYS = {30: "a", 48: "b", 46: "c", 2: "1", 57: " ", 42: "shift", 28: "\n"}
 
 
 @pytest.mark.parametrize("speed", ["low", "full", "high", "super"])
-def test_keyboard(attach, speed):
+def test_s82_keyboard(attach, speed):
+    """Keys arrive in order. usbhid submits the request for the next one within the completion of the
+    last: a lock that is held there would be taken twice."""
     modprobe("usbhid", "evdev")
     server, (path,) = attach(f"keyboard,speed={speed}")
     assert interface_driver(path) == "usbhid"
