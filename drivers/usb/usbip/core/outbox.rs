@@ -16,6 +16,10 @@ const GATHER: usize = 64 * 1024;
 /// Pieces of a large payload that one `sendmsg` takes; a scatter list may have more.
 const PIECES: usize = 64;
 
+/// Up to so many, what was gathered among them, the list is a short one: to clear a long one costs as
+/// much as to copy a small payload.
+const FEW: usize = 4;
+
 /// Pieces of pages that one `sendmsg` takes: 1 MiB of what a server's buffers are made of.
 const PAGES: usize = 32;
 
@@ -179,19 +183,22 @@ impl Sender<'_> {
         pieces: &mut dyn Iterator<Item = IoSlice<'p>>,
         more: bool,
     ) -> Result<(), Down> {
-        let mut gathered = Some(IoSlice::new(self.outbox.gathered())).filter(|s| !s.is_empty());
-        let mut next = gathered.take().or_else(|| pieces.next());
-        while next.is_some() {
-            let mut iov = [IoSlice::empty(); PIECES];
-            let mut used = 0;
-            for slot in iov.iter_mut() {
-                let Some(piece) = next.take() else { break };
-                *slot = piece;
-                used += 1;
-                next = pieces.next();
-            }
+        let gathered = Some(IoSlice::new(self.outbox.gathered())).filter(|s| !s.is_empty());
+        let mut next = gathered.or_else(|| pieces.next());
+        let mut few = [IoSlice::empty(); FEW];
+        let mut used = fill(&mut few, &mut next, pieces);
+        if next.is_none() {
+            return self.send_all(few.get_mut(..used).unwrap_or(&mut []), more);
+        }
+        let mut iov = [IoSlice::empty(); PIECES];
+        for (slot, piece) in iov.iter_mut().zip(few) {
+            *slot = piece;
+        }
+        while used > 0 {
+            used += fill(iov.get_mut(used..).unwrap_or(&mut []), &mut next, pieces);
             let more = more || next.is_some();
             self.send_all(iov.get_mut(..used).unwrap_or(&mut []), more)?;
+            used = fill(&mut iov, &mut next, pieces);
         }
         Ok(())
     }
@@ -204,6 +211,23 @@ impl Sender<'_> {
         }
         Ok(())
     }
+}
+
+/// Puts the next piece and those behind it in `iov`, for as long as there are any and room for them;
+/// returns how many.
+fn fill<'a, 'p: 'a>(
+    iov: &mut [IoSlice<'a>],
+    next: &mut Option<IoSlice<'a>>,
+    pieces: &mut dyn Iterator<Item = IoSlice<'p>>,
+) -> usize {
+    let mut used = 0;
+    for slot in iov {
+        let Some(piece) = next.take() else { break };
+        *slot = piece;
+        used += 1;
+        *next = pieces.next();
+    }
+    used
 }
 
 /// What a failure to send means.

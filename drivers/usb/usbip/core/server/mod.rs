@@ -263,15 +263,22 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
         sender: &mut Sender<'_>,
     ) -> Result<(), Down> {
         let mut replies = [const { None }; BATCH];
-        while self.next_replies(&mut replies) > 0 {
+        loop {
+            let taken = self.next_replies(&mut replies);
+            let replies = replies.get_mut(..taken).unwrap_or(&mut []);
+            if replies.is_empty() {
+                return Ok(());
+            }
             let stats = connection.stats();
+            // What nothing follows is not copied to be sent together with it.
+            let small = if taken == 1 { send::ALONE } else { send::SMALL };
             let mut result = Ok(());
             for reply in replies.iter().flatten() {
-                result = result.and_then(|()| send::send(reply, sender, stats));
+                result = result.and_then(|()| send::send(reply, small, sender, stats));
             }
             result = result.and_then(|()| sender.flush());
             // Also if sending failed: the connection ends then.
-            for reply in &mut replies {
+            for reply in replies {
                 let Some(reply) = reply.take() else { continue };
                 let token = reply.token;
                 // The buffer first, then the room for another.
@@ -286,7 +293,6 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
                 connection.wake_receiver();
             }
         }
-        Ok(())
     }
 
     /// Takes out what is left when the connection is down, one by one. Any context.

@@ -15,11 +15,17 @@ use usbip_protocol::wire::{RetSubmit, RetUnlink, HEADER_LEN};
 
 /// Up to how many bytes a payload is copied into the gathering buffer, so that it is sent together
 /// with others.
-const SMALL: u32 = 4096;
+pub(super) const SMALL: u32 = 4096;
 
-/// Gathers a reply; a large payload is sent at once, with what was gathered before.
+/// The same of a reply that is sent alone: to copy so many bytes takes less than to send from one more
+/// place.
+pub(super) const ALONE: u32 = 512;
+
+/// Gathers a reply; a payload of more than `small` bytes, at most [`SMALL`], is sent at once, with what
+/// was gathered before.
 pub(super) fn send<D: Outcome>(
     reply: &TxReply<D>,
+    small: u32,
     sender: &mut Sender<'_>,
     stats: &Stats,
 ) -> Result<(), Down> {
@@ -30,7 +36,7 @@ pub(super) fn send<D: Outcome>(
     let status = match &reply.kind {
         TxKind::Submit(done) => {
             let ret = done.ret(seqnum);
-            result(&ret, done, sender)?;
+            result(&ret, done, small, sender)?;
             stats.round_trip(time::now_ns().saturating_sub(done.accepted_ns()));
             ret.status
         }
@@ -85,7 +91,12 @@ fn descriptor(packet: &Packet, sender: &mut Sender<'_>) -> Result<(), Down> {
 }
 
 /// Gathers or sends a RET_SUBMIT with what the device has sent.
-fn result<D: Outcome>(ret: &RetSubmit, done: &D, sender: &mut Sender<'_>) -> Result<(), Down> {
+fn result<D: Outcome>(
+    ret: &RetSubmit,
+    done: &D,
+    small: u32,
+    sender: &mut Sender<'_>,
+) -> Result<(), Down> {
     sender.outbox().push(&ret.build())?;
     if done.iso_packets() > 0 {
         return packets(done, sender);
@@ -94,7 +105,7 @@ fn result<D: Outcome>(ret: &RetSubmit, done: &D, sender: &mut Sender<'_>) -> Res
     if !done.is_in() || actual == 0 {
         return Ok(());
     }
-    if actual <= SMALL {
+    if actual <= small {
         // There is room for that much; see `send`.
         return sender.outbox().push_with(actual as usize, |to| {
             done.buffer().read(0, to);
