@@ -12,7 +12,7 @@ import vhci
 import vhci_usbfs as usbfs
 from vhci_device import FakeDevice
 from vhci_session import beyond_c
-from vhci_wire import Submit, Unlink, ret_unlink
+from vhci_wire import Submit, Unlink, ret_submit, ret_unlink
 
 pytest_plugins = ("vhci_fixtures",)
 
@@ -241,6 +241,27 @@ def test_unlink_never_answered(session, device):
     assert time.monotonic() - begin > 5, "an honest but slow server must have some seconds"
     session.gone()
     session.peer.wait_closed()
+
+
+@beyond_c
+@pytest.mark.lanes("uml-lockdep", "stock-7.2")
+def test_unlink_answered_late(session, device):
+    """A server that is not silent may take longer: its answer comes behind all replies that wait, and
+    the link may be slow."""
+    others = [usbfs.bulk_in(1, 64) for _ in range(7)]
+    submits = []
+    for other in others:
+        device.submit(other)
+        submits.append(session.peer.next())
+    urb, _, discard, unlink = start(session, device)
+    for submit in submits:
+        time.sleep(2)
+        session.peer.send(ret_submit(submit.seqnum, 0, 64, data=b"d" * 64))
+    session.peer.send(ret_unlink(unlink.seqnum, -errno.ECONNRESET))
+    assert discard.done() is None
+    assert device.reap_all(8, vhci.SOON) == [*others, urb]
+    assert [other.status for other in others] == [0] * 7 and urb.status == -errno.ENOENT
+    in_step(device)
 
 
 def test_detach_while_unlinking(session, device):

@@ -110,8 +110,9 @@ pub trait Side: Send + Sync + Sized + 'static {
     }
 
     /// The time, as [`time::now_ms`], by which the peer has to answer something that it may not
-    /// leave unanswered; `None` if there is no such thing.
-    fn deadline(&self) -> Option<u64> {
+    /// leave unanswered, if the last that it sent came at `heard`; `None` if there is no such thing.
+    fn deadline(&self, heard: u64) -> Option<u64> {
+        let _ = heard;
         None
     }
 
@@ -324,7 +325,7 @@ impl<S: Side> Connection<S> {
         };
         let awake = || self.kicked.load(Relaxed) != 0 || self.is_dying() || kthread::should_stop();
         loop {
-            let deadline = self.side.deadline();
+            let deadline = self.side.deadline(self.stats.heard_ms());
             if deadline.is_some_and(|deadline| deadline <= time::now_ms()) {
                 self.kill(Down::UnlinkUnanswered);
                 break;

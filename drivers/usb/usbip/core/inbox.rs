@@ -236,8 +236,7 @@ impl<'a> Inbox<'a> {
     }
 
     fn account(&self, n: usize) {
-        Stats::count(&self.stats.receives);
-        Stats::add(&self.stats.bytes_in, n);
+        self.stats.received(n);
     }
 
     /// Switches between the patience for the next PDU and the one for the rest of this PDU.

@@ -4,6 +4,7 @@
 
 use kernel::fmt;
 use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel_ext::time;
 
 /// Buckets of the round-trip histogram: bucket 0 is below 1 µs, bucket n from 2^(n-1) µs up to
 /// below 2^n µs, the last is everything above.
@@ -30,6 +31,8 @@ pub struct Stats {
     pub receives: Atomic<i64>,
     /// See `receives`.
     pub sends: Atomic<i64>,
+    /// When something came last, as [`time::now_ms`].
+    heard: Atomic<u64>,
     rtt: [Atomic<i64>; RTT_BUCKETS],
 }
 
@@ -45,6 +48,7 @@ impl Stats {
             bytes_out: Atomic::new(0),
             receives: Atomic::new(0),
             sends: Atomic::new(0),
+            heard: Atomic::new(0),
             rtt: [const { Atomic::new(0) }; RTT_BUCKETS],
         }
     }
@@ -59,6 +63,18 @@ impl Stats {
     #[inline]
     pub fn add(counter: &Atomic<i64>, n: usize) {
         counter.add(i64::try_from(n).unwrap_or(i64::MAX), Relaxed);
+    }
+
+    /// Counts what a call of `recvmsg` has brought. rx thread.
+    pub(crate) fn received(&self, bytes: usize) {
+        Self::count(&self.receives);
+        Self::add(&self.bytes_in, bytes);
+        self.heard.store(time::now_ms(), Relaxed);
+    }
+
+    /// When something came last, as [`time::now_ms`]; 0 if nothing has yet. Any context.
+    pub(crate) fn heard_ms(&self) -> u64 {
+        self.heard.load(Relaxed)
     }
 
     /// Enters a round trip of `ns` nanoseconds into the histogram. Any context.

@@ -40,8 +40,12 @@ pub const MAX_EXTRA_REPLIES: usize = 1024;
 /// Finished requests a client remembers because their reply may still come.
 pub const MAX_TOMBSTONES: usize = 256;
 
-/// Time a server has to answer a CMD_UNLINK, in milliseconds.
+/// How long a server that has to answer a CMD_UNLINK may be silent, in milliseconds.
 pub const UNLINK_ANSWER_MS: u64 = 10_000;
+
+/// Time it has even if it sends all the while, in milliseconds: a task that waits for a URB longer than
+/// 120 s counts as hung.
+pub const UNLINK_LIMIT_MS: u64 = 100_000;
 
 /// Size of the `path` field of a device record: `SYSFS_PATH_MAX` of the tools.
 pub const PATH_LEN: usize = 256;

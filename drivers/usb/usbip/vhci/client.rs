@@ -23,7 +23,7 @@ use usbip_protocol::flags::{Flag, TransferFlags};
 use usbip_protocol::iso::{DescriptorBytes, Packet, ReplyCheck, DESCRIPTOR_LEN};
 use usbip_protocol::ledger::client::{AfterSend, NextTx, RetSubmit, RetUnlink, TxItem};
 use usbip_protocol::ledger::Token;
-use usbip_protocol::limits::UNLINK_ANSWER_MS;
+use usbip_protocol::limits::{UNLINK_ANSWER_MS, UNLINK_LIMIT_MS};
 use usbip_protocol::status::{Expect, Status};
 use usbip_protocol::wire::{
     self, Body, CmdSubmit, CmdUnlink, Direction, Reply, UrbMeta, HEADER_LEN,
@@ -364,10 +364,14 @@ impl Side for Client {
             .unwrap_or(false)
     }
 
-    fn deadline(&self) -> Option<u64> {
-        self.with_ledger(|ledger| ledger.oldest_unlink_ms())
-            .flatten()
-            .map(|since| since.saturating_add(UNLINK_ANSWER_MS))
+    fn deadline(&self, heard: u64) -> Option<u64> {
+        let since = self
+            .with_ledger(|ledger| ledger.oldest_unlink_ms())
+            .flatten()?;
+        // The answer comes behind all replies that the server has queued, and a slow link may take
+        // long for those.
+        let silent = since.max(heard).saturating_add(UNLINK_ANSWER_MS);
+        Some(silent.min(since.saturating_add(UNLINK_LIMIT_MS)))
     }
 
     fn closed(&self, end: &End<'_>) {
