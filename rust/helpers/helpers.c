@@ -368,6 +368,14 @@ void kernel_ext_helper_sock_set_noio(struct socket *sock)
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_set_noio);
 
+/* Bytes in buffers that wait to be sent or acknowledged: TCP counts them one way, others the other. */
+unsigned int kernel_ext_helper_sock_unsent(struct socket *sock)
+{
+	return max_t(unsigned int, READ_ONCE(sock->sk->sk_wmem_queued),
+		     sk_wmem_alloc_get(sock->sk));
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_unsent);
+
 /* In ms, -1 for no limit. Neither type of socket reads them under a lock. */
 static long timeo_to_ms(long timeo)
 {

@@ -249,6 +249,32 @@ class Stalled:
         assert self.data.startswith(self.read), "bytes that were never submitted"
 
 
+class Sipping(Stalled):
+    """One whose peer reads on, so slowly that in 6 s there is not a third of the socket's buffer free,
+    which is what TCP wakes its sender for."""
+
+    PIECE, PAUSE = 8000, 0.25
+
+    def __init__(self, session, device):
+        super().__init__(session, device)
+        self.enough = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        while not self.enough.wait(self.PAUSE):
+            self.read += self.session.peer.recv_exact(self.PIECE)
+
+    def finish(self):
+        """It takes the rest and answers."""
+        self.enough.set()
+        self.thread.join(vhci.SOON)
+        self.read += self.session.peer.recv_exact(BIG - len(self.read))
+        assert self.read == self.data
+        self.session.peer.send(ret_submit(self.pdu.seqnum, 0, BIG))
+        assert self.device.reap(vhci.SOON) is self.urb and self.urb.status == 0
+
+
 @beyond_c
 @pytest.mark.parametrize("status,actual", [(0, BIG), (-errno.EPIPE, 0)], ids=["success", "stall"])
 def test_reply_before_everything_was_sent(plug, session, device, status, actual):
@@ -471,15 +497,16 @@ def test_partial_payload_then_silence(session, device):
 @beyond_c
 def test_a_server_that_stops(plug, watched):
     """In a header, in data, with data that it does not take: the connection ends when the time is
-    over that is set. One that is silent between two PDUs stays."""
+    over that is set. One that is silent between two PDUs stays, and one that takes a little."""
     with vhci.parameter("vhci_hcd_rs", "server_timeout", 6):
         # TCP may give up on one that does not take anything before we do.
         sessions = [plug(FakeDevice(), index=index, kind=kind)
-                    for index, kind in enumerate(("tcp", "tcp", "unix", "tcp"))]
-    header, data, deaf, silent = sessions
+                    for index, kind in enumerate(("tcp", "tcp", "unix", "tcp", "tcp"))]
+    header, data, deaf, silent, slow = sessions
     devices = [session.usbfs() for session in sessions]
     devices[1].submit(urb := usbfs.bulk_in(1, 100000))
     pdu = data.peer.next()
+    sipping = Sipping(slow, devices[4])
     Stalled(deaf, devices[2])
     start = time.monotonic()
     data.peer.send(ret_submit(pdu.seqnum, 0, 100000, data=b"d" * 70000))
@@ -496,6 +523,7 @@ def test_a_server_that_stops(plug, watched):
         assert f": {why} (" in line
         assert re.search(r" \(URBs: \d+, errors: \d+, unlinks: 0, bytes in: \d+, out: \d+\)$", line)
     assert silent.peer.failure is None
+    sipping.finish()
 
 
 @beyond_c

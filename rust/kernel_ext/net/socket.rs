@@ -256,6 +256,13 @@ impl Socket {
         unsafe { bindings::sock_set_sndtimeo(self.as_ptr(), to_c(timeout)) };
     }
 
+    /// How much memory what was sent takes that the peer has not taken or acknowledged, in bytes. It
+    /// gets less as long as there is a peer that takes something, and nothing more is sent. Any context.
+    pub fn unsent(&self) -> u32 {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::sock_unsent(self.as_ptr()) }
+    }
+
     /// The address of the other end.
     pub fn peer(&self) -> Peer {
         match self.family() {

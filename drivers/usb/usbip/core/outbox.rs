@@ -162,15 +162,27 @@ impl Sender<'_> {
             }
             let mut left = iov.get_mut(..used).unwrap_or(&mut []);
             while !left.is_empty() {
-                let sent = self
-                    .socket
-                    .send_pages(left, next.is_some())
-                    .map_err(failure)?;
+                let sent = self.patiently(|| self.socket.send_pages(left, next.is_some()))?;
                 self.account(sent);
                 IoPage::advance(&mut left, sent);
             }
         }
         Ok(())
+    }
+
+    /// Sends, for as long as it takes if the peer takes a little of what was sent before: the socket has
+    /// room for more only when a good part of its buffer is free, which on a slow link may take longer
+    /// than a peer that has gone is waited for.
+    fn patiently(&self, mut send: impl FnMut() -> Result<usize>) -> Result<usize, Down> {
+        loop {
+            let before = self.socket.unsent();
+            match send() {
+                // The send timeout ran out without a single byte taken.
+                Err(error) if error == EAGAIN && self.socket.unsent() < before => {}
+                Err(error) if error == EAGAIN => return Err(Down::NotReading),
+                result => return result.map_err(Down::Socket),
+            }
+        }
     }
 
     fn account(&self, n: usize) {
@@ -205,7 +217,7 @@ impl Sender<'_> {
 
     fn send_all(&self, mut iov: &mut [IoSlice<'_>], more: bool) -> Result<(), Down> {
         while !iov.is_empty() {
-            let sent = self.socket.send(iov, more).map_err(failure)?;
+            let sent = self.patiently(|| self.socket.send(iov, more))?;
             self.account(sent);
             IoSlice::advance(&mut iov, sent);
         }
@@ -228,14 +240,4 @@ fn fill<'a, 'p: 'a>(
         *next = pieces.next();
     }
     used
-}
-
-/// What a failure to send means.
-fn failure(error: Error) -> Down {
-    // The send timeout ran out without a single byte taken.
-    if error == EAGAIN {
-        Down::NotReading
-    } else {
-        Down::Socket(error)
-    }
 }
