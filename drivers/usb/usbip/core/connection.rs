@@ -223,31 +223,44 @@ impl<S: Side> Connection<S> {
         )
     }
 
-    /// Starts both threads. May sleep.
+    /// Starts both threads. Does nothing if the connection was told to go down before: then
+    /// [`Side::closed`] is called, or has been already. May sleep.
     ///
     /// # Errors
     ///
     /// If a thread or a buffer could not be had. Then the connection has never run and
     /// [`Side::closed`] is not called.
     pub fn start(self: &Arc<Self>) -> Result {
+        // The work that takes the connection down waits for this lock.
         let mut threads = self.threads.lock();
-        let outbox = Outbox::new()?;
-        let tx = {
-            let this = self.clone();
-            KThread::spawn(S::TX_NAME, move || this.transmit_loop(outbox))?
-        };
-        let rx = {
-            let this = self.clone();
-            KThread::spawn(S::RX_NAME, move || this.receive_loop())
-        };
-        match rx {
-            Ok(rx) => {
-                *threads = Some(Threads { rx, tx });
-                Ok(())
+        if self.is_dying() {
+            return Ok(());
+        }
+        let error = match self.spawn() {
+            Ok(both) => {
+                *threads = Some(both);
+                return Ok(());
             }
+            Err(error) => error,
+        };
+        let mut first = self.why.lock();
+        if first.is_some() {
+            return Ok(());
+        }
+        // Nobody's reason counts from now on.
+        *first = Some(Down::Removed);
+        self.dying.store(1, Relaxed);
+        Err(error)
+    }
+
+    fn spawn(self: &Arc<Self>) -> Result<Threads> {
+        let outbox = Outbox::new()?;
+        let this = self.clone();
+        let tx = KThread::spawn(S::TX_NAME, move || this.transmit_loop(outbox))?;
+        let this = self.clone();
+        match KThread::spawn(S::RX_NAME, move || this.receive_loop()) {
+            Ok(rx) => Ok(Threads { rx, tx }),
             Err(error) => {
-                self.dying.store(1, Relaxed);
-                self.tx_wait.wake_all();
                 tx.stop();
                 Err(error)
             }
@@ -293,12 +306,13 @@ impl<S: Side> Connection<S> {
             }
             *first = Some(why);
             self.dying.store(1, Relaxed);
+            // With the lock held: who is told that there is a reason already can flush the queue, and
+            // the connection is down. It fails only if the work is queued, and this is the only place.
+            let _ = self.queue.enqueue(self.clone());
         }
         usbip_dbg!(Event, "connection goes down: {}\n", why);
         self.tx_wait.wake_all();
         self.sent_wait.wake_all();
-        // Enqueuing fails only if the work is queued already, and this is the only place.
-        let _ = self.queue.enqueue(self.clone());
         true
     }
 

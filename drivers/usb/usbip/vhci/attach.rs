@@ -90,7 +90,7 @@ pub(crate) fn new_session(
     port.plug(session).map_err(|_| EBUSY)?;
     if connection.start().is_err() {
         pr_err!("port {}: no memory for threads\n", port.number);
-        port.unplug();
+        port.unplug(connection.side());
         return Err(EINVAL);
     }
     pr_info!(

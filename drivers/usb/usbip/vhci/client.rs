@@ -380,7 +380,7 @@ impl Side for Client {
         } else {
             pr_warn!("port {} ({}): {}\n", self.port.number, self.peer, end);
         }
-        self.port.unplug();
+        self.port.unplug(self);
         self.poll.poll();
     }
 }

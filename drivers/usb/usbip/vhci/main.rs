@@ -87,13 +87,12 @@ fn patience() -> Patience {
     Patience::seconds(SERVER_TIMEOUT.load(Relaxed))
 }
 
-/// The module. The order of the fields is the order of the teardown.
+/// The module.
 struct VhciModule {
-    _devices: KVec<platform::PlatformDevice>,
-    _driver: platform::Registration<PlatformDriver>,
-    /// Runs what is queued to its end when it is dropped, so that none of this module's code is
-    /// running when the module goes.
-    _queue: Arc<OwnedQueue>,
+    devices: KVec<platform::PlatformDevice>,
+    driver: Option<platform::Registration<PlatformDriver>>,
+    /// Where connections are taken down.
+    queue: Arc<OwnedQueue>,
 }
 
 impl kernel::Module for VhciModule {
@@ -133,16 +132,26 @@ impl kernel::Module for VhciModule {
                 );
             }
         })?;
-        let mut devices = KVec::with_capacity(controllers as usize, GFP_KERNEL)?;
+        let mut this = Self {
+            devices: KVec::with_capacity(controllers as usize, GFP_KERNEL)?,
+            driver: Some(driver),
+            queue,
+        };
         for index in 0..controllers {
             // CAST: At most 32.
             let device = platform::PlatformDevice::register(c"vhci_hcd", index as i32)?;
-            devices.push(device, GFP_KERNEL)?;
+            this.devices.push(device, GFP_KERNEL)?;
         }
-        Ok(Self {
-            _devices: devices,
-            _driver: driver,
-            _queue: queue,
-        })
+        Ok(this)
+    }
+}
+
+impl Drop for VhciModule {
+    fn drop(&mut self) {
+        self.devices.clear();
+        drop(self.driver.take());
+        // The work item that has taken the last connection down may still run: it holds the queue, so
+        // dropping that does not wait for it.
+        self.queue.flush();
     }
 }

@@ -351,13 +351,15 @@ impl Port {
         Ok(())
     }
 
-    /// Ends the session: gives back every URB that is left, then unplugs the device. May sleep.
+    /// Ends the session of `client`, if it is still there: gives back every URB that is left, then
+    /// unplugs the device. May sleep.
     ///
     /// For when the threads of the connection have ended (or never ran).
-    pub(crate) fn unplug(&self) {
+    pub(crate) fn unplug(&self, client: &Client) {
         let mut inner = self.inner.lock();
-        if !matches!(inner.link, Link::Up(_)) {
-            return;
+        match &inner.link {
+            Link::Up(session) if core::ptr::eq(session.connection.side(), client) => {}
+            _ => return,
         }
         let link = core::mem::replace(&mut inner.link, Link::Closing);
         drop(inner);
