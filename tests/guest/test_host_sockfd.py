@@ -168,6 +168,13 @@ def test_s111_forms(export, idle, form):
     export.connection.in_step()
 
 
+def test_s111_no_plus(idle):
+    """The kernel's scanf knows a minus sign only."""
+    kernel, ours = vhci.stream_pair()
+    with kernel, ours:
+        assert refused(idle, f"+{kernel.fileno()}") == "EINVAL"
+
+
 def test_s26_returns_what_was_written(export, idle):
     kernel, ours = vhci.stream_pair()
     text = f"{kernel.fileno()}\n"

@@ -55,14 +55,15 @@ fn store_debug(_stub: &Arc<Stub>, _index: u32, text: &[u8]) -> Result {
     debug::store(text)
 }
 
-/// The number at the beginning, as `sscanf` with `%d` reads it: white space, sign, decimal digits;
-/// what follows does not matter.
+/// The number at the beginning, as the kernel's `sscanf` with `%d` reads it: white space, a minus sign,
+/// decimal digits; what follows does not matter. One that is too large is none, while C takes what is
+/// left of it in 32 bits.
 fn number(text: &[u8]) -> Option<i32> {
     // `isspace()` has the vertical tab, `is_ascii_whitespace()` has not.
     let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
     let start = text.iter().position(|byte| !is_space(byte))?;
     let text = text.get(start..)?;
-    let sign = usize::from(matches!(text.first(), Some(b'-' | b'+')));
+    let sign = usize::from(text.first() == Some(&b'-'));
     let digits = text.get(sign..)?;
     let count = digits
         .iter()
