@@ -297,7 +297,8 @@ impl<T: Driver> Gadget<T> {
     ///
     /// The endpoint is to stall: whatever the gadget driver says, or `ESHUTDOWN` if there is none.
     pub fn setup(&self, packet: &[u8; 8]) -> Result {
-        let request = bindings::usb_ctrlrequest {
+        // Mutable, as composite gadgets shorten `wLength` in place.
+        let mut request = bindings::usb_ctrlrequest {
             bRequestType: packet[0],
             bRequest: packet[1],
             wValue: u16::from_ne_bytes([packet[2], packet[3]]),
@@ -306,8 +307,9 @@ impl<T: Driver> Gadget<T> {
         };
         let status = self.call(|driver, gadget| {
             let setup = driver.setup?;
-            // SAFETY: The driver is bound to this gadget; `request` is valid for the call.
-            Some(unsafe { setup(gadget, &request) })
+            // SAFETY: The driver is bound to this gadget; `request` is valid for the call, also for
+            // writes.
+            Some(unsafe { setup(gadget, &raw mut request) })
         });
         to_result(status.flatten().unwrap_or(ESHUTDOWN.to_errno()))
     }

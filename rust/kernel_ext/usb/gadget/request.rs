@@ -206,7 +206,7 @@ impl<T: Driver> Request<T> {
         unsafe { (*self.raw()).actual += len };
     }
 
-    /// Gives the request back, with 0 or a negative errno. Process context, with no lock held that
+    /// Gives the request back, with 0 or a negative errno. Any context, with no lock held that
     /// [`Driver::queue`] takes.
     pub fn complete(self, status: i32) {
         let this = core::mem::ManuallyDrop::new(self);
