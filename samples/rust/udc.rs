@@ -9,7 +9,7 @@
 #![deny(unsafe_code)]
 
 use kernel::sync::atomic::{Atomic, Full};
-use kernel::sync::Arc;
+use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel_ext::kthread::{self, KThread};
 use kernel_ext::new_spinlock_irqsave;
 use kernel_ext::platform;
@@ -106,6 +106,10 @@ impl Endpoint {
 struct Udc {
     #[pin]
     endpoints: SpinLockIrqSave<[Endpoint; ENDPOINTS]>,
+    /// Whether there is a gadget. The host holds the lock for as long as it has requests of the gadget
+    /// or calls it: when the gadget has vanished, what it has queued may be freed.
+    #[pin]
+    is_there: Mutex<bool>,
     /// Not 0 if there is something to do for the host.
     kicked: Atomic<u32>,
     /// Not 0 if a gadget has appeared.
@@ -121,6 +125,7 @@ impl Udc {
                 [Endpoint::DISABLED; ENDPOINTS],
                 "sample_udc_endpoints"
             ),
+            is_there <- new_mutex!(false, "sample_udc_is_there"),
             kicked: Atomic::new(0),
             appeared: Atomic::new(0),
             wait <- WaitQueue::new(),
@@ -167,6 +172,10 @@ fn play_host(gadget: &Arc<Gadget<Udc>>) {
     while !kthread::should_stop() {
         udc.wait
             .wait_until(|| udc.kicked.xchg(0, Full) != 0 || kthread::should_stop());
+        let is_there = udc.is_there.lock();
+        if !*is_there {
+            continue;
+        }
         if udc.appeared.xchg(0, Full) != 0 {
             gadget.set_state(State::Default);
             if let Err(error) = gadget.setup(&CONFIGURE) {
@@ -228,6 +237,8 @@ impl gadget::Driver for Udc {
     fn set_self_powered(&self, _on: bool) {}
 
     fn pull_up(this: &Arc<Gadget<Self>>, on: bool, speed: Speed) -> Result {
+        let mut is_there = this.data().is_there.lock();
+        *is_there = on;
         this.data().switch(0, on);
         if on {
             this.set_speed(speed);
