@@ -7,13 +7,14 @@
 use crate::time;
 use kernel::sync::atomic::{Atomic, Relaxed};
 
-/// Lets [`Self::BURST`] lines pass in each interval of [`Self::INTERVAL_MS`].
+/// Lets so many lines pass in each interval of [`Self::INTERVAL_MS`].
 ///
 /// Two CPUs that begin an interval at the same time may let a few lines more pass. C: `struct
 /// ratelimit_state`, with its defaults.
 pub struct Ratelimit {
     /// When the interval began, in ms, plus 1; 0 before the first line.
     begin: Atomic<u64>,
+    burst: u32,
     passed: Atomic<u32>,
     missed: Atomic<u32>,
 }
@@ -24,11 +25,11 @@ impl Ratelimit {
     /// C: `DEFAULT_RATELIMIT_BURST`.
     pub const BURST: u32 = 10;
 
-    /// With nothing passed yet.
-    #[expect(clippy::new_without_default, reason = "for statics")]
-    pub const fn new() -> Self {
+    /// Lets `burst` lines pass in an interval.
+    pub const fn new(burst: u32) -> Self {
         Self {
             begin: Atomic::new(0),
+            burst,
             passed: Atomic::new(0),
             missed: Atomic::new(0),
         }
@@ -45,7 +46,7 @@ impl Ratelimit {
             self.passed.store(0, Relaxed);
             held_back = self.missed.xchg(0, Relaxed);
         }
-        if self.passed.fetch_add(1, Relaxed) < Self::BURST {
+        if self.passed.fetch_add(1, Relaxed) < self.burst {
             return Some(held_back);
         }
         self.missed.add(1, Relaxed);
@@ -54,11 +55,11 @@ impl Ratelimit {
 }
 
 /// Prints with the given macro of the `pr_*!` family at a limited rate; each use has a limit of
-/// its own.
+/// its own, [`Ratelimit::BURST`] unless another is given.
 #[macro_export]
 macro_rules! pr_ratelimited {
-    ($print:path, $($arg:tt)+) => {{
-        static LIMIT: $crate::ratelimit::Ratelimit = $crate::ratelimit::Ratelimit::new();
+    (burst $burst:expr, $print:path, $($arg:tt)+) => {{
+        static LIMIT: $crate::ratelimit::Ratelimit = $crate::ratelimit::Ratelimit::new($burst);
         if let Some(held_back) = LIMIT.check() {
             if held_back > 0 {
                 $print!("{} similar messages held back\n", held_back);
@@ -66,6 +67,9 @@ macro_rules! pr_ratelimited {
             $print!($($arg)+);
         }
     }};
+    ($print:path, $($arg:tt)+) => {
+        $crate::pr_ratelimited!(burst $crate::ratelimit::Ratelimit::BURST, $print, $($arg)+)
+    };
 }
 
 /// [`pr_err!`](kernel::pr_err) at a limited rate.

@@ -117,7 +117,8 @@ impl Stub {
     /// # Errors
     ///
     /// `EINVAL`: the device is not available, or the descriptor is no connected stream socket, or
-    /// a thread could not be had. `ENODEV`: the device is being unbound. `ENOMEM`.
+    /// a thread could not be had. `EACCES`: TLS is required, and the socket has none. `ENODEV`: the
+    /// device is being unbound. `ENOMEM`.
     pub(crate) fn connect(self: &Arc<Self>, fd: i32) -> Result {
         let name = self.device.name();
         let mut state = self.state.lock();
@@ -141,7 +142,7 @@ impl Stub {
             pr_err!("{}: {}\n", name, why);
             why.error()
         })?;
-        pr_info!("{}: in use by {}\n", name, client.peer);
+        usbip_core::log_client!(name, client.peer);
         self.used.store(1, Relaxed);
         *state = State::Used(client);
         Ok(())

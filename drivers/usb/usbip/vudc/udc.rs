@@ -146,7 +146,8 @@ impl Vudc {
     /// # Errors
     ///
     /// `ENODEV`: there is no gadget. `EBUSY`: another client has it. `EINVAL`: the descriptor is no
-    /// connected stream socket, or a thread could not be had. `ENOMEM`.
+    /// connected stream socket, or a thread could not be had. `EACCES`: TLS is required, and the socket
+    /// has none. `ENOMEM`.
     pub(crate) fn connect(udc: &Arc<Udc>, fd: i32) -> Result {
         let this = udc.data();
         // Asks for it if it is not known.
@@ -177,7 +178,7 @@ impl Vudc {
             pr_err!("{}: {}\n", &*this.name, why);
             why.error()
         })?;
-        pr_info!("{}: in use by {}\n", &*this.name, client.peer);
+        usbip_core::log_client!(&*this.name, client.peer);
         this.used.store(1, Relaxed);
         *state = Phase::Used(client);
         Ok(())

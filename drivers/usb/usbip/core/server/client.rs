@@ -56,15 +56,48 @@ impl fmt::Display for NoClient {
     }
 }
 
+/// How many clients may come, and how many go, within
+/// [`Ratelimit::INTERVAL_MS`](kernel_ext::ratelimit::Ratelimit::INTERVAL_MS) before it is not logged any
+/// more. Who has a device for a moment only, over and over, is to be seen in the log, but not to fill it.
+pub const MOST_LOGGED: u32 = 100;
+
+/// Logs that a client has come, in the name of the module that calls it.
+#[macro_export]
+macro_rules! log_client {
+    ($name:expr, $peer:expr) => {
+        ::kernel_ext::pr_ratelimited!(
+            burst $crate::server::MOST_LOGGED,
+            ::kernel::pr_info,
+            "{}: in use by {}\n",
+            $name,
+            $peer
+        )
+    };
+}
+
 /// Logs that a client has gone, in the name of the module that calls it. `$end`: a
 /// [`connection::End`](crate::connection::End).
 #[macro_export]
 macro_rules! log_client_gone {
     ($name:expr, $peer:expr, $end:expr) => {
         if $end.why.is_orderly() {
-            ::kernel::pr_info!("{}: {} left: {}\n", $name, $peer, $end);
+            ::kernel_ext::pr_ratelimited!(
+                burst $crate::server::MOST_LOGGED,
+                ::kernel::pr_info,
+                "{}: {} left: {}\n",
+                $name,
+                $peer,
+                $end
+            );
         } else {
-            ::kernel::pr_warn!("{}: {} lost the device: {}\n", $name, $peer, $end);
+            ::kernel_ext::pr_ratelimited!(
+                burst $crate::server::MOST_LOGGED,
+                ::kernel::pr_warn,
+                "{}: {} lost the device: {}\n",
+                $name,
+                $peer,
+                $end
+            );
         }
     };
 }

@@ -35,7 +35,7 @@ mod client;
 mod limits;
 mod send;
 
-pub use client::{Client, NoClient};
+pub use client::{Client, NoClient, MOST_LOGGED};
 pub use limits::{Charge, Limits};
 
 /// How many replies are taken from the queue at a time.
