@@ -236,40 +236,41 @@ impl Vudc {
     }
 
     /// Takes the answer of the gadget driver to the question for its device descriptor, if it is there.
-    /// Process context.
+    /// The caller holds `state`, so that nobody asks again or becomes a client before the gadget driver
+    /// has its request back. Process context.
     fn take_descriptor(&self) {
-        let request = {
+        let (request, is_good) = {
             let mut bus = self.bus.lock();
             if !bus.is_asked {
                 return;
             }
-            let Some(request) = bus.pop_request(0) else {
+            let Some(mut request) = bus.pop_request(0) else {
                 return;
             };
+            let mut descriptor = [0; DESCRIPTOR];
+            let is_good = request.len() as usize == DESCRIPTOR
+                && request.send_bytes(&mut descriptor) == DESCRIPTOR;
+            if is_good {
+                bus.descriptor = Some(descriptor);
+            }
+            // Together: whoever waits takes the one without the other for a refusal.
             bus.is_asked = false;
-            request
+            (request, is_good)
         };
-        let mut request = request;
-        let mut descriptor = [0; DESCRIPTOR];
-        let len = request.send_bytes(&mut descriptor);
-        let status = if len == DESCRIPTOR && request.len() as usize == DESCRIPTOR {
-            self.bus.lock().descriptor = Some(descriptor);
-            0
-        } else {
+        if !is_good {
             pr_err!(
                 "{}: the device descriptor of the gadget has {} bytes instead of {}\n",
                 &*self.name,
                 request.len(),
                 DESCRIPTOR
             );
-            EOVERFLOW.to_errno()
-        };
-        request.complete(status);
+        }
+        request.complete(if is_good { 0 } else { EOVERFLOW.to_errno() });
         self.idle.wake_all();
     }
 
-    /// Asks the gadget driver for its device descriptor, unless that has been done. Whoever calls it
-    /// has seen to it that no client uses endpoint 0. May sleep.
+    /// Asks the gadget driver for its device descriptor, unless that has been done. The caller holds
+    /// `state`, and there is no client. May sleep.
     fn ask(&self, udc: &Udc) -> Result {
         {
             let mut bus = self.bus.lock();
@@ -410,6 +411,8 @@ impl gadget::Driver for Vudc {
     fn dequeue(&self, endpoint: usize, id: RequestId) -> Result {
         let request = self.bus.lock().dequeue(endpoint, id).ok_or(EINVAL)?;
         request.complete(ECONNRESET.to_errno());
+        // Whoever waits for a device descriptor, if this was to be the answer.
+        self.idle.wake_all();
         Ok(())
     }
 
@@ -463,6 +466,7 @@ impl WorkItem for Answer {
     fn run(this: Arc<Self>) {
         let udc = this.udc.lock().take();
         if let Some(udc) = udc {
+            let _state = udc.data().state.lock();
             udc.data().take_descriptor();
         }
     }
