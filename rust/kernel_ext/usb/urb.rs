@@ -173,11 +173,25 @@ pub trait Lent: sealed::Lent {
         unsafe { (*self.urb()).transfer_buffer_length }
     }
 
-    /// Whether the transfer has a buffer that the CPU can reach, or needs none.
+    /// Whether the transfer has a buffer that the CPU can reach and that is as long as it says, or needs
+    /// none.
     ///
-    /// A URB can come with a DMA address alone; a controller without DMA must refuse that.
+    /// A URB can come with a DMA address alone; a controller without DMA must refuse that. And nobody
+    /// has compared a scatter list with the length of the transfer.
     fn has_buffer(&self) -> bool {
-        self.length() == 0 || self.is_sg() || !self.linear().is_null()
+        let mut left = self.length() as usize;
+        if left == 0 || !self.is_sg() {
+            return left == 0 || !self.linear().is_null();
+        }
+        // SAFETY: By the invariant of `Loan`.
+        let mut entry = unsafe { (*self.urb()).sg };
+        while left > 0 && !entry.is_null() {
+            // SAFETY: An entry of the URB's scatter list, which is valid while the loan lasts.
+            let (len, next) = unsafe { ((*entry).length, bindings::sg_next(entry)) };
+            left = left.saturating_sub(len as usize);
+            entry = next;
+        }
+        left == 0
     }
 
     /// Whether the buffer is a scatter list.
@@ -503,9 +517,10 @@ impl Drop for Linked {
     fn drop(&mut self) {
         crate::pr_warn_ratelimited!("a URB was dropped by its host controller driver\n");
         // SAFETY: By the type invariant the URB is on its endpoint's queue. The helper turns
-        // interrupts off around the call. The driver's lock may be missing here, so a concurrent
-        // `check_unlink` can still succeed; it only leaves a status behind, as the driver finds no
-        // record of this URB any more.
+        // interrupts off around the call. The driver's lock may be missing here, and a `check_unlink`
+        // for the same endpoint that runs at this moment could lose its way in the queue: a driver
+        // that drops a URB is broken, which the line above says, and not to give the URB back would
+        // make its USB driver wait for ever.
         unsafe { bindings::hcd_unlink_urb_irqsave(self.0.hcd(), self.urb()) };
         drop(Finished(Loan(self.0 .0)));
     }
@@ -561,7 +576,9 @@ impl UrbRef<'_> {
 
     /// The device it is for.
     pub fn device(&self) -> &Device {
-        // SAFETY: usbcore holds a reference on the device for the duration of the callback.
+        // SAFETY: usbcore holds a reference on the device for the duration of the callback. Its parents
+        // are there as well: USB drivers unlink nothing after their `disconnect` has returned, and a
+        // hub goes after the devices behind it.
         unsafe { Device::from_raw((*self.0.as_ptr()).dev) }
     }
 

@@ -215,9 +215,9 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// `ENODEV`: nothing is attached (any more). `EINVAL`: the URB has no buffer, or
-    /// more isochronous packets than a server takes. `ENOMEM`: too
-    /// many URBs. What [`Submitted::link`] says.
+    /// `ENODEV`: nothing is attached (any more). `EINVAL`: the URB has no buffer, or one that is too
+    /// short, or more isochronous packets than a server takes. `ENOMEM`: too many URBs. What
+    /// [`Submitted::link`] says.
     pub(crate) fn enqueue<'a>(
         &self,
         urb: Submitted<'a>,
@@ -252,6 +252,7 @@ impl Port {
         match session.ledger.enqueue(Pending { urb, sent_ns: 0 }, meta) {
             Ok(queued) => {
                 let wake = queued.wake.then(|| session.connection.clone());
+                const { assert!(usize::BITS >= u64::BITS, "a token does not fit") };
                 accepted.set_token(&inner, queued.token.into_raw().get() as usize);
                 drop(inner);
                 if let Some(connection) = wake {
