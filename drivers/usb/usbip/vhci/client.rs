@@ -100,19 +100,15 @@ impl Client {
                     pending.sent_ns = now_ns;
                     Stats::count(&stats.urbs);
                     Stats::count(&stats.in_flight);
-                    let urb = &pending.urb;
-                    outbox.push(&cmd_submit(urb, seqnum, session.devid).build())?;
-                    if urb.length() > SMALL && !urb.is_in() {
-                        return Ok(Work::Direct(token, pending));
+                    match push_submit(outbox, &pending.urb, seqnum, session.devid) {
+                        Ok(Pushed::Whole) => {}
+                        Ok(Pushed::Header) => return Ok(Work::Direct(token, pending)),
+                        Err(why) => {
+                            // Dropped here it would be given back with the lock held.
+                            let _ = session.ledger.put_back(token, pending);
+                            return Err(why);
+                        }
                     }
-                    if !urb.is_in() {
-                        outbox.push_with(urb.length() as usize, |to| {
-                            let read = urb.read(0, to);
-                            // Not what an earlier message left there.
-                            to.get_mut(read..).unwrap_or(&mut []).fill(0);
-                        })?;
-                    }
-                    push_descriptors(outbox, urb)?;
                     // Nothing of the URB is needed for sending any more, and no reply to it can
                     // have come while the lock is held.
                     let _ = session.ledger.sent(token, pending);
@@ -403,6 +399,30 @@ fn gathered_body(meta: &UrbMeta) -> usize {
         Direction::In => 0,
     };
     data + meta.iso_packets as usize * DESCRIPTOR_LEN
+}
+
+/// What was gathered of a CMD_SUBMIT.
+enum Pushed {
+    Whole,
+    /// All but the data and what follows it.
+    Header,
+}
+
+/// Gathers a CMD_SUBMIT, without its data if that is a large payload.
+fn push_submit(outbox: &mut Outbox, urb: &Linked, seqnum: u32, devid: u32) -> Result<Pushed, Down> {
+    outbox.push(&cmd_submit(urb, seqnum, devid).build())?;
+    if !urb.is_in() {
+        if urb.length() > SMALL {
+            return Ok(Pushed::Header);
+        }
+        outbox.push_with(urb.length() as usize, |to| {
+            let read = urb.read(0, to);
+            // Not what an earlier message left there.
+            to.get_mut(read..).unwrap_or(&mut []).fill(0);
+        })?;
+    }
+    push_descriptors(outbox, urb)?;
+    Ok(Pushed::Whole)
 }
 
 fn cmd_submit(urb: &Linked, seqnum: u32, devid: u32) -> CmdSubmit {
