@@ -158,7 +158,9 @@ pub trait Driver: Send + Sync + Sized + 'static {
     fn enable(&self, endpoint: usize, config: EndpointConfig) -> Result;
 
     /// A gadget driver does not use an endpoint any more. Its requests must have come back, with
-    /// `ESHUTDOWN`, when this returns.
+    /// `ESHUTDOWN`, when this returns; but one whose completion is running may still be. To wait for that
+    /// is not possible, as the caller may hold a lock that the completion takes: other controllers do not
+    /// either. Before the gadget driver is unbound, [`Self::pull_up`] waits.
     fn disable(&self, endpoint: usize);
 
     /// Takes a request on, or hands it back with the reason why not.
