@@ -3,13 +3,16 @@
 
 The guest writes one JSON object per line to /dev/virtio-ports/rusbip.monitor, either a QMP command
 or {"hmp": "COMMAND LINE"}, and reads one line of JSON back: {"return": …} or {"error": …}. So a
-test inside the guest can press keys on the USB keyboard or pull a device out.
+test inside the guest can press keys on the USB keyboard or pull a device out. To {"host": "cpu"} the
+answer is how much time the processors of this machine had, and how much of that others took that
+share them: [all, taken], in ticks.
 """
 
 import json
 import socket
 import threading
 import time
+from pathlib import Path
 
 CONNECT_SECONDS = 20
 
@@ -64,12 +67,22 @@ def answer(qmp, line):
     """The reply to one line of the guest."""
     try:
         request = json.loads(line)
+        if "host" in request:
+            return {"return": processors()}
         if "hmp" in request:
             request = {"execute": "human-monitor-command",
                        "arguments": {"command-line": request["hmp"]}}
         return qmp.execute(request)
     except (ValueError, TypeError) as error:
         return {"error": {"desc": f"not a command: {error}"}}
+
+
+def processors():
+    """[all, taken] ticks since this machine was started: proc_stat(5)."""
+    with Path("/proc/stat").open() as file:
+        # user, nice, system, idle, iowait, irq, softirq, steal; guests are counted as users.
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    return [sum(ticks), ticks[7]]
 
 
 def start(folder):

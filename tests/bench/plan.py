@@ -120,7 +120,8 @@ def steps(kinds, chosen=(), without=()):
         cases = tuple(case for case in cases if not chosen or case in chosen)
         return [Step(ends, device, cases)] if cases else []
 
-    # What has both ends in Rust comes last and what has none first: A B C A B C ….
+    # What has both ends in Rust comes last and what has none first; every other round the other way
+    # round: A B C C B A A B C ….
     order = sorted(pairs, key=lambda ends: (ends.server != "null", str(ends)))
     urbs = [case for case in ALL_CASES if any(case in CASES[device] for device in devices
                                               if CASES[device] != _DISK)]

@@ -39,6 +39,12 @@ def hmp(line):
     return command({"hmp": line})
 
 
+def host_processors():
+    """How much time the processors of the host had, and how much of that was taken by others that
+    share them, in ticks since it was started."""
+    return command({"host": "cpu"})
+
+
 def press(key):
     """Presses and releases a key of the USB keyboard (qcode name, e.g. "a", "ret", "f1")."""
     qmp("send-key", keys=[{"type": "qcode", "data": key}])

@@ -9,13 +9,14 @@ VC, VR = plan.Ends("rust", "c vudc"), plan.Ends("rust", "rust vudc")
 CC, RC, RR = plan.Ends("c", "c"), plan.Ends("rust", "c"), plan.Ends("rust", "rust")
 
 
-def sample(ends, device, case, number, rate, cpu=100.0):
+def sample(ends, device, case, number, rate, cpu=100.0, stolen=0.0):
     """As bench-guest writes it; what is not given follows."""
     _, size, *depth = case.split("-")
     size = {"64": 64, "4k": 4096, "1m": 1 << 20}[size]
     return {"client": ends.client, "server": ends.server, "device": device, "case": case,
-            "round": number, "size": size, "depth": int(depth[0][1:]) if depth else 1,
-            "urbs": 10, "urbs_per_s": rate, "mib_per_s": rate * size / (1 << 20),
+            "round": number, "host_stolen": stolen, "size": size,
+            "depth": int(depth[0][1:]) if depth else 1, "urbs": 10, "urbs_per_s": rate,
+            "mib_per_s": rate * size / (1 << 20),
             "cpu_us_per_urb": cpu, "cpu_ms_per_mib": cpu / 1e3 * (1 << 20) / size,
             "run_us_per_urb": 3 * cpu, "run_ms_per_mib": 3 * cpu / 1e3 * (1 << 20) / size,
             "tasks_ns": {"stub_rx": 400_000, "vhci_rx": 300_000}}
@@ -89,6 +90,18 @@ def test_medians_and_spread():
     found = row(report.rows(samples, ["pair"]), "out-4k-d32", report.RATE)
     assert found.medians["c"] == 200 and found.medians["rust"] == 480
     assert (found.ratio, found.low, found.high) == (2.4, 1.2, 2.5)
+
+
+def test_what_was_disturbed_does_not_count():
+    case = "in-4k-d1"
+    good = [sample(CC, "sample", case, 1, 100.0), sample(CC, "sample", case, 2, 90.0, stolen=0.02),
+            # There is no better one.
+            sample(RR, "sample", case, 1, 30.0, stolen=0.2)]
+    bad = sample(CC, "sample", case, 3, 10.0, stolen=0.03)
+    assert report.undisturbed([good[0], bad, *good[1:]]) == good
+    found = report.document({}, [*good, bad], good, ["pair"])
+    assert found["samples"] == [*good, bad]
+    assert [one["medians"]["c"] for one in found["results"] if one["metric"] == report.RATE] == [95]
 
 
 def test_a_case_that_one_side_lacks_is_left_out():
