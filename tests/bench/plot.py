@@ -44,7 +44,7 @@ def colour(row):
 def panel(title, found):
     """One panel: bars, spread, targets, numbers."""
     found = [row for row in found if row.ratio is not None]
-    most = max([1.2, *(max(row.high, row.metric.target or 0) for row in found)])
+    most = max([1.2, *(max(row.high or 0, row.ratio, row.metric.target or 0) for row in found)])
     is_far = most > FAR
     # As far from the end of the bar on either scale.
     behind = (lambda ratio: ratio * 1.1) if is_far else (lambda ratio: ratio + most * 0.02)
@@ -52,10 +52,10 @@ def panel(title, found):
                      for place, row in enumerate(found))
     bars = [f"{place} {row.ratio:.4f} {colour(row)}" for place, row in enumerate(found)]
     spread = [f"{row.ratio:.4f} {place} {row.low:.4f} {row.high:.4f}"
-              for place, row in enumerate(found)]
+              for place, row in enumerate(found) if row.low is not None] or ["NaN NaN NaN NaN"]
     targets = [f"{row.metric.target} {place - 0.4}" for place, row in enumerate(found)
                if row.metric.target is not None] or ["NaN NaN"]
-    labels = [f'{behind(max(row.high, row.ratio)):.4f} {place} "{row.ratio:.2f}"'
+    labels = [f'{behind(max(row.high or 0, row.ratio)):.4f} {place} "{row.ratio:.2f}"'
               for place, row in enumerate(found)]
     blocks = {"bars": bars, "spread": spread, "targets": targets, "labels": labels}
     return ("".join(f"${name} << EOD\n" + "\n".join(data) + "\nEOD\n"

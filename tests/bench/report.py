@@ -58,7 +58,8 @@ class Row:
     metric says.
 
     ratio is the quotient of the medians; low and high are the least and the greatest quotient of
-    two runs of the same round, which show how far the machine's noise reaches."""
+    two runs of the same round, which show how far the machine's noise reaches; None if no round has
+    both."""
     kind: str
     device: str
     case: str

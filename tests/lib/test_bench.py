@@ -104,6 +104,18 @@ def test_what_was_disturbed_does_not_count():
     assert [one["medians"]["c"] for one in found["results"] if one["metric"] == report.RATE] == [95]
 
 
+def test_no_round_has_both():
+    """Others were disturbed: there is a ratio, but nothing to be said of its spread."""
+    samples = [sample(ends, "sample", case, number, rate)
+               for case in ("in-4k-d1", "in-1m-d4")
+               for ends, number, rate in ((CC, 1, 100.0), (RR, 2, 150.0))]
+    found = report.rows(samples, ["pair"])
+    rate = row(found, "in-4k-d1", report.RATE)
+    assert (rate.ratio, rate.low, rate.high) == (1.5, None, None)
+    assert "–" not in report.line(rate)
+    assert '"1.50"' in plot.script(found, "", "out.svg")
+
+
 def test_a_case_that_one_side_lacks_is_left_out():
     samples = [sample(CC, "sample", "in-1m-d4", 1, 10.0), sample(RR, "disk", "read-1m", 1, 10.0)]
     assert report.rows(samples, plan.KINDS) == []
