@@ -16,7 +16,9 @@ from vhci_server import usbip
 DRIVER = Path("/sys/bus/usb/drivers/usbip-host")
 # Vendor and product of the devices in QEMU.
 IDS = {"storage": "46f4:0001", "kbd": "0627:0001", "audio": "46f4:0002", "serial": "0403:6001",
-       "ccid": "08e6:4433", "tablet": "0627:0001"}
+       "ccid": "08e6:4433"}
+# Of those that a test plugs in.
+MORE_IDS = {"tablet": "0627:0001"}
 # What tells those apart that have the same.
 PRODUCTS = {"kbd": "QEMU USB Keyboard", "tablet": "QEMU USB Tablet"}
 # State of a device bound to usbip-host: waiting for a client.
@@ -25,13 +27,14 @@ AVAILABLE = "1"
 
 def busid(name: str) -> str:
     """The bus id of one of QEMU's devices, on the controller that is no vhci."""
+    wanted = (IDS | MORE_IDS)[name]
 
     def find():
         for device in vhci.USB.glob("[0-9]*-*"):
             with contextlib.suppress(OSError):
                 vendor, product, what = ((device / one).read_text().strip()
                                          for one in ("idVendor", "idProduct", "product"))
-                if (f"{vendor}:{product}" == IDS[name] and what == PRODUCTS.get(name, what)
+                if (f"{vendor}:{product}" == wanted and what == PRODUCTS.get(name, what)
                         and "/pci" in str(device.resolve())):
                     return device.name
         return None
