@@ -61,17 +61,21 @@ impl fmt::Display for NoClient {
 /// more. Who has a device for a moment only, over and over, is to be seen in the log, but not to fill it.
 pub const MOST_LOGGED: u32 = 100;
 
+/// Prints a line about a client with the given macro of the `pr_*!` family, at most [`MOST_LOGGED`] of
+/// each in an interval.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! log_of_client {
+    ($print:path, $($arg:tt)+) => {
+        ::kernel_ext::pr_ratelimited!(burst $crate::server::MOST_LOGGED, $print, $($arg)+)
+    };
+}
+
 /// Logs that a client has come, in the name of the module that calls it.
 #[macro_export]
 macro_rules! log_client {
     ($name:expr, $peer:expr) => {
-        ::kernel_ext::pr_ratelimited!(
-            burst $crate::server::MOST_LOGGED,
-            ::kernel::pr_info,
-            "{}: in use by {}\n",
-            $name,
-            $peer
-        )
+        $crate::log_of_client!(::kernel::pr_info, "{}: in use by {}\n", $name, $peer)
     };
 }
 
@@ -81,17 +85,9 @@ macro_rules! log_client {
 macro_rules! log_client_gone {
     ($name:expr, $peer:expr, $end:expr) => {
         if $end.why.is_orderly() {
-            ::kernel_ext::pr_ratelimited!(
-                burst $crate::server::MOST_LOGGED,
-                ::kernel::pr_info,
-                "{}: {} left: {}\n",
-                $name,
-                $peer,
-                $end
-            );
+            $crate::log_of_client!(::kernel::pr_info, "{}: {} left: {}\n", $name, $peer, $end);
         } else {
-            ::kernel_ext::pr_ratelimited!(
-                burst $crate::server::MOST_LOGGED,
+            $crate::log_of_client!(
                 ::kernel::pr_warn,
                 "{}: {} lost the device: {}\n",
                 $name,
