@@ -75,14 +75,19 @@ class Row:
 MOST_STOLEN = 0.02
 
 
+def is_disturbed(sample):
+    """Whether a measurement was."""
+    return sample["host_stolen"] > MOST_STOLEN
+
+
 def undisturbed(samples):
     """The samples that count: all but those that were disturbed, unless a case has no other."""
-    best = {}
+    cases = {}
     for one in samples:
         what = (one["client"], one["server"], one["device"], one["case"])
-        best.setdefault(what, []).append(one)
-    return [one for some in best.values() for one in
-            [one for one in some if one["host_stolen"] <= MOST_STOLEN] or some]
+        cases.setdefault(what, []).append(one)
+    return [one for some in cases.values() for one in
+            [one for one in some if not is_disturbed(one)] or some]
 
 
 def chosen(samples, kind, device, case, subject):
