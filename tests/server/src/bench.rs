@@ -8,12 +8,13 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 use usbip_protocol::wire::HEADER_LEN;
 
 use crate::cpu::Usage;
+use crate::deadline::Deadline;
 use crate::models::null;
 use crate::usbfs::{Device, Urb};
 
@@ -202,7 +203,7 @@ pub fn run_usb(
     span: Duration,
 ) -> Result<u64> {
     let endpoint = endpoints.address(case);
-    let end = Instant::now() + span;
+    let deadline = Deadline::after(span);
     for _ in 0..case.depth {
         device.submit(Urb::bulk(endpoint, vec![0; case.size]))?;
     }
@@ -217,7 +218,7 @@ pub fn run_usb(
             urb.actual()
         );
         finished += 1;
-        if Instant::now() < end {
+        if !deadline.has_passed() {
             device.submit(urb)?;
         } else {
             pending -= 1;
@@ -251,8 +252,8 @@ pub fn run_loopback(case: &Case, span: Duration) -> Result<u64> {
     // With more, full windows in both directions would stop both ends.
     if case.depth == 1 {
         let (mut finished, output, mut input) = (0, vec![0; request], vec![0; reply]);
-        let end = Instant::now() + span;
-        while Instant::now() < end {
+        let deadline = Deadline::after(span);
+        while !deadline.has_passed() {
             near.write_all(&output)?;
             near.read_exact(&mut input)?;
             finished += 1;
@@ -267,7 +268,7 @@ pub fn run_loopback(case: &Case, span: Duration) -> Result<u64> {
         let output = vec![0; request];
         while orders.recv().is_ok() && writer.write_all(&output).is_ok() {}
     });
-    let end = Instant::now() + span;
+    let deadline = Deadline::after(span);
     let mut input = vec![0; reply];
     let (mut finished, mut pending) = (0, case.depth);
     for _ in 0..case.depth {
@@ -276,7 +277,7 @@ pub fn run_loopback(case: &Case, span: Duration) -> Result<u64> {
     while pending > 0 {
         near.read_exact(&mut input)?;
         finished += 1;
-        if Instant::now() < end {
+        if !deadline.has_passed() {
             go.send(())?;
         } else {
             pending -= 1;

@@ -6,11 +6,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
 use crate::bench::Case;
+use crate::deadline::Deadline;
 
 const fn case(name: &'static str, incoming: bool, size: usize) -> Case {
     Case {
@@ -72,9 +73,9 @@ impl Disk {
             .buffer
             .get_mut(start..start + case.size)
             .ok_or(io::ErrorKind::InvalidInput)?;
-        let end = Instant::now() + span;
+        let deadline = Deadline::after(span);
         let (mut finished, mut offset) = (0, 0);
-        while Instant::now() < end {
+        while !deadline.has_passed() {
             if case.incoming {
                 self.file.read_exact_at(buffer, offset)?;
             } else {

@@ -13,6 +13,7 @@ pub mod attach;
 pub mod bench;
 pub mod chapter9;
 pub mod cpu;
+pub mod deadline;
 pub mod descriptor;
 pub mod device;
 pub mod disk;
