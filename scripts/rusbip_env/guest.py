@@ -125,7 +125,11 @@ class Guest:
 
     def __enter__(self):
         is_uml = self.options.kernel in uml.MAKE
-        argv = (uml_guest if is_uml else qemu).command(self.options, self.interactive)
+        if is_uml:
+            line = monitor.serve_line()
+            argv = uml_guest.command(self.options, self.interactive, line.fileno())
+        else:
+            argv = qemu.command(self.options, self.interactive)
         if "storage" in self.options.usb and not is_uml:
             copy_stick(self.folder / "stick.img")
         env = chroot.environment({"TMPDIR": memory_folder(self.options)})
@@ -133,13 +137,16 @@ class Guest:
         streams = {} if self.interactive else {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
                                                "stderr": subprocess.STDOUT}
         self.child = subprocess.Popen(chroot.command(argv, binds=self.binds()), env=env,
-                                      preexec_fn=die_with_parent, **streams)
+                                      preexec_fn=die_with_parent, **streams,
+                                      pass_fds=[line.fileno()] if is_uml else [])
         if self.interactive:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         else:
             log = self.out / ("console.log" if is_uml else "qemu.log")
             threading.Thread(target=save, args=(self.child.stdout, log), daemon=True).start()
-        if not is_uml:
+        if is_uml:
+            line.close()
+        else:
             monitor.start(self.folder)
         return self
 

@@ -5,9 +5,10 @@ The guest writes one JSON object per line to /dev/virtio-ports/rusbip.monitor, e
 or {"hmp": "COMMAND LINE"}, and reads one line of JSON back: {"return": …} or {"error": …}. So a
 test inside the guest can press keys on the USB keyboard or pull a device out. To {"host": "cpu"} the
 answer is how much time the processors of this machine had, and how much of that others took that
-share them: [all, taken], in ticks.
+share them: [all, taken], in ticks. User-Mode Linux is answered that and no more, on /dev/ttyS0.
 """
 
+import contextlib
 import json
 import socket
 import threading
@@ -64,11 +65,13 @@ def relay(folder):
 
 
 def answer(qmp, line):
-    """The reply to one line of the guest."""
+    """The reply to one line of the guest. Without `qmp` it does not run in QEMU."""
     try:
         request = json.loads(line)
         if "host" in request:
             return {"return": processors()}
+        if not qmp:
+            return {"error": {"desc": "only QEMU has a monitor"}}
         if "hmp" in request:
             request = {"execute": "human-monitor-command",
                        "arguments": {"command-line": request["hmp"]}}
@@ -83,6 +86,22 @@ def processors():
         # user, nice, system, idle, iowait, irq, softirq, steal; guests are counted as users.
         ticks = [int(word) for word in file.readline().split()[1:9]]
     return [sum(ticks), ticks[7]]
+
+
+def serve_line():
+    """Serves a guest of User-Mode Linux in the background; returns the end of its serial line, for
+    the guest alone to keep."""
+    ours, guests = socket.socketpair()
+    threading.Thread(target=relay_line, args=(ours,), daemon=True).start()
+    return guests
+
+
+def relay_line(ours):
+    """Serves until the guest ends."""
+    with ours, ours.makefile("rwb") as guest, contextlib.suppress(OSError):
+        while line := guest.readline():
+            guest.write(json.dumps(answer(None, line)).encode() + b"\n")
+            guest.flush()
 
 
 def start(folder):

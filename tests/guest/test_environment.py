@@ -126,6 +126,12 @@ def test_no_monitor_outside_qemu(lane):
     assert monitor.available() == lane.startswith("stock")
 
 
+def test_the_host_says_what_was_taken_of_it():
+    every, taken = monitor.host_processors()
+    guestlib.wait_for(lambda: monitor.host_processors()[0] > every, 10, "the host's clock")
+    assert 0 <= taken < every
+
+
 def test_our_modules_load_and_unload_twice():
     names = sorted(file.stem for file in guestlib.MODULES.glob("*_rs.ko"))
     assert "vhci_hcd_rs" in names

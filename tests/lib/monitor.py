@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Talks from inside a guest to the QEMU it runs in (scripts/rusbip_env/monitor.py answers)."""
+"""Talks from inside a guest to the QEMU it runs in, or of User-Mode Linux to the host alone
+(scripts/rusbip_env/monitor.py answers)."""
 
 import json
 import os
+import tty
 from pathlib import Path
 
 PORT = Path("/dev/virtio-ports/rusbip.monitor")
+LINE = Path("/dev/ttyS0")
 
 
 def available():
@@ -15,8 +18,10 @@ def available():
 
 def command(request):
     """Sends one request and returns the value of its answer; raises RuntimeError on an error."""
-    fd = os.open(PORT, os.O_RDWR)
+    fd = os.open(PORT if available() else LINE, os.O_RDWR | os.O_NOCTTY)
     try:
+        if os.isatty(fd):
+            tty.setraw(fd)
         os.write(fd, json.dumps(request).encode() + b"\n")
         line = b""
         while not line.endswith(b"\n"):

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """The benchmark: what is measured for a comparison, and what is made of it."""
 
+import json
+
 import pytest
 
 from bench import plan, plot, profile, report
+from rusbip_env import monitor
 
 VC, VR = plan.Ends("rust", "c vudc"), plan.Ends("rust", "rust vudc")
 CC, RC, RR = plan.Ends("c", "c"), plan.Ends("rust", "c"), plan.Ends("rust", "rust")
@@ -102,6 +105,16 @@ def test_what_was_disturbed_does_not_count():
     found = report.document({}, [*good, bad], good, ["pair"])
     assert found["samples"] == [*good, bad]
     assert [one["medians"]["c"] for one in found["results"] if one["metric"] == report.RATE] == [95]
+
+
+def test_user_mode_linux_asks_how_disturbed_the_host_is():
+    with monitor.serve_line() as line, line.makefile("rwb", buffering=0) as guest:
+        guest.write(b'{"host": "cpu"}\n')
+        every, taken = json.loads(guest.readline())["return"]
+        assert every > taken >= 0
+        # The rest is QEMU's.
+        guest.write(b'{"execute": "query-status", "arguments": {}}\n')
+        assert "QEMU" in json.loads(guest.readline())["error"]["desc"]
 
 
 def test_no_round_has_both():
