@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs one command in a guest and returns its exit status."""
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -26,7 +27,7 @@ PANIC_SECONDS = 2
 STUCK = 124
 CRASHED = 125
 # How much slower than on hardware things may take, for deadlines inside the guest.
-SLACK = {"7.2": 4, "7.3": 4, "uml-kasan": 3, "uml-lockdep": 2}
+SLACK = {"7.2": 4, "7.3": 4, "uml-kasan": 3, "uml-lockdep": 2, "uml-bench": 2}
 
 
 @dataclasses.dataclass
@@ -137,7 +138,7 @@ class Guest:
         streams = {} if self.interactive else {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
                                                "stderr": subprocess.STDOUT}
         self.child = subprocess.Popen(chroot.command(argv, binds=self.binds()), env=env,
-                                      preexec_fn=die_with_parent, **streams,
+                                      preexec_fn=in_child(self.options.kernel), **streams,
                                       pass_fds=[line.fileno()] if is_uml else [])
         if self.interactive:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -180,6 +181,19 @@ class Guest:
                      and time.monotonic() - self.finished >= self.options.grace):
             return exit_status(self.out)
         return None
+
+
+def in_child(kernel):
+    """What the child does before it becomes the guest."""
+    def on_one_processor():
+        # The kernel and the programs of User-Mode Linux are processes that only take turns. What it
+        # takes to hand over depends on which processors they are on, unless that is the same one;
+        # and on who else wants to run there, unless that has to wait.
+        die_with_parent()
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    return on_one_processor if kernel == uml.BENCH else die_with_parent
 
 
 def copy_stick(place):

@@ -10,6 +10,16 @@ from .run import Failure, logged, say
 SOURCES = ("Kbuild", "Makefile", "rust", "drivers", "samples", "scripts/bindgen.awk")
 
 
+def prepare(kernel):
+    """Has a kernel and a tree to build modules for it, made or fetched if not in the cache."""
+    if kernel in uml.MAKE:
+        kernels.prepare(uml.SERIES)
+        uml.prepare(kernel)
+    else:
+        kernels.prepare(kernel)
+        kernels.prepare_tree(kernel)
+
+
 def make_arguments(kernel):
     """Variables that the kernel's own make needs."""
     if kernel in uml.MAKE:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The debug kernels: User-Mode Linux, one built for KASAN and one for lockdep."""
+"""User-Mode Linux: the debug kernels, one built for KASAN and one for lockdep, and one without any
+checks to measure with."""
 
 import re
 
@@ -8,21 +9,44 @@ from .run import Failure, logged, say
 
 SERIES = "7.2"
 FRAGMENTS = cache.REPO / "scripts/kernels"
-# clang, because RUST excludes KASAN with gcc; gcc, because lockdep cannot work in a clang build.
-MAKE = {"uml-kasan": "ARCH=um LLVM=-19", "uml-lockdep": "ARCH=um"}
+# What the test lanes need, and what only the benchmark does.
+DEBUG, BENCH = ("uml-kasan", "uml-lockdep"), "uml-bench"
+# clang, because RUST excludes KASAN with gcc; gcc, because lockdep cannot work in a clang build, or
+# because Debian's kernels are built with it.
+MAKE = {"uml-kasan": "ARCH=um LLVM=-19", "uml-lockdep": "ARCH=um", BENCH: "ARCH=um"}
 # clang, for KASAN: the frame pointer it would push in the stub's signal return is in the way of
 # rt_sigreturn; and the data of -mcmodel=large code has to lie in .data and .bss, because kmemleak
 # looks nowhere else for references (nor does lockdep for static locks).
+# To measure with: ARCH=um counts run time in ticks, as its sched_clock() does. The linker puts the
+# host's clock in its place, for which ARCH=um has a function of the same type.
 KERNEL_MAKE = {"uml-lockdep": "", "uml-kasan":
                "'CFLAGS_stub.o=-fno-PIC -fno-pic -fno-stack-protector -fomit-frame-pointer' "
-               "'CFLAGS_KERNEL=-mlarge-data-threshold=2147483647 -Wno-unused-command-line-argument'"}
+               "'CFLAGS_KERNEL=-mlarge-data-threshold=2147483647 -Wno-unused-command-line-argument'",
+               BENCH: f"KBUILD_KCONFIG={kernels.build_tree(BENCH)}/Kconfig.first "
+               "'LINK-y=-static -Wl,--defsym=sched_clock=os_nsecs'"}
 # The module loader of ARCH=um knows no relocation of position-independent code.
 MODULE_FLAGS = "--cfg MODULE -Crelocation-model=static -Ccode-model=large"
 
 
 def fragments(name):
-    """The configuration of a debug kernel on top of tinyconfig."""
+    """The configuration of a kernel on top of tinyconfig; what comes later counts."""
     return [FRAGMENTS / "uml-common.config", FRAGMENTS / f"{name}.config"]
+
+
+def release(name):
+    """The kernel release, e.g. 7.2.12-uml-bench."""
+    tree = kernels.inside(kernels.build_tree(name))
+    return (tree / "include/config/kernel.release").read_text().strip()
+
+
+def inputs(name):
+    """What a build depends on besides the source."""
+    return [MAKE[name], KERNEL_MAKE[name], *fragments(name), *first(name)]
+
+
+def first(name):
+    """Kconfig declarations that come before the kernel's own, so that their defaults count."""
+    return [FRAGMENTS / "uml-bench.Kconfig"] if name == BENCH else []
 
 
 def wanted(name):
@@ -47,11 +71,10 @@ def lost_options(options, config):
 
 
 def prepare(name):
-    """Configures and builds one debug kernel with its modules."""
+    """Configures and builds one kernel with its modules."""
     with cache.lock(f"build-{name}", lambda: say(f"waiting for the build of {name}")):
         path = kernels.source(SERIES)
-        key = cache.digest(kernels.source_version(SERIES), MAKE[name], KERNEL_MAKE[name],
-                           *fragments(name))
+        key = cache.digest(kernels.source_version(SERIES), *inputs(name))
         if cache.stamped(name) == key:
             return
         cache.unstamp(name)
@@ -71,10 +94,17 @@ def configure(name, key, make):
     tree = kernels.inside(kernels.build_tree(name))
     if cache.stamped(f"{name}-config") == key and (tree / ".config").exists():
         return
+    place = kernels.build_tree(name)
+
+    def put_together(files):
+        return "cat " + " ".join(f"/rusbip/{one.relative_to(cache.REPO)}" for one in files)
+    # Only the very first file may name the main menu, and none has to.
     logged(f"{name}: configuration", chroot.shell(
-        f"mkdir -p {kernels.build_tree(name)}; {make} -s tinyconfig\n"
-        f"cat {' '.join('/rusbip/' + str(f.relative_to(cache.REPO)) for f in fragments(name))}"
-        f" >> {kernels.build_tree(name)}/.config\n{make} -s olddefconfig"),
+        f"mkdir -p {place}\n"
+        f"{{ {put_together(first(name))} /dev/null; sed '/^mainmenu /d' "
+        f"{kernels.source(SERIES)}/Kconfig; }} > {place}/Kconfig.first\n"
+        f"{make} -s tinyconfig\n{put_together(fragments(name))} >> {place}/.config\n"
+        f"{make} -s olddefconfig"),
         f"{name}-config.log", env=chroot.environment())
     if lost := lost_options(wanted(name), (tree / ".config").read_text()):
         raise Failure(f"{name}: options did not survive olddefconfig: " + "; ".join(lost))

@@ -54,11 +54,7 @@ def prepare(kernel):
     root.prepare()
     kernels.prepare(uml.SERIES)
     tools.prepare()
-    if kernel in uml.MAKE:
-        uml.prepare(kernel)
-    else:
-        kernels.prepare(kernel)
-        kernels.prepare_tree(kernel)
+    modules.prepare(kernel)
 
 
 def run_guests(lane, options):

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """The parts of the set-up that decide something."""
 
+from pathlib import Path
+
 import pytest
 
+from lib import lanes
 from rusbip_env import cache, kernels, uml
 from rusbip_env.run import Failure
 
@@ -55,6 +58,26 @@ def test_the_fragments_can_be_read():
     for name in uml.MAKE:
         options = uml.wanted(name)
         assert options["CONFIG_RUST"] == "CONFIG_RUST=y" and options["CONFIG_SLUB_TINY"] is None
+
+
+def test_nothing_checks_where_it_is_measured():
+    options = uml.wanted(uml.BENCH)
+    # As in Debian's own configuration.
+    usual = {f"CONFIG_DEBUG_{one}" for one in ("KERNEL", "BUGVERBOSE", "FS", "LIST", "INFO_NONE")}
+    found = {name for name, line in options.items() if line and any(word in name for word in (
+        "_DEBUG_", "KASAN", "PROVE_", "LOCKDEP", "FAULT_INJECTION", "HUNG_TASK", "WATCHDOG"))}
+    assert found <= usual
+    assert options["CONFIG_SMP"] is None and options["CONFIG_HZ"] == "CONFIG_HZ=250"
+
+
+def test_only_the_benchmark_has_its_kernel_built():
+    """Setting up and testing do not; the keys of the debug kernels do not depend on it."""
+    assert {*uml.DEBUG, uml.BENCH} == set(uml.MAKE)
+    assert uml.BENCH not in {one for some in lanes.KERNELS.values() for one in some}
+    for name in uml.DEBUG:
+        assert not any(uml.BENCH in str(one) for one in uml.inputs(name))
+    assert {file.name for file in uml.inputs(uml.BENCH) if isinstance(file, Path)} == {
+        "uml-common.config", "uml-bench.config", "uml-bench.Kconfig"}
 
 
 def test_a_digest_changes_with_names_and_contents(tmp_path):
