@@ -183,6 +183,11 @@ class Guest:
         return None
 
 
+def own_processor():
+    """The processor of the host that a guest to measure with has."""
+    return max(os.sched_getaffinity(0))
+
+
 def in_child(kernel):
     """What the child does before it becomes the guest."""
     def on_one_processor():
@@ -190,7 +195,7 @@ def in_child(kernel):
         # takes to hand over depends on which processors they are on, unless that is the same one;
         # and on who else wants to run there, unless that has to wait.
         die_with_parent()
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, {own_processor()})
         with contextlib.suppress(PermissionError):
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     return on_one_processor if kernel == uml.BENCH else die_with_parent

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bench import plan, plot, profile, report
+from bench import functions, plan, plot, profile, report
 from rusbip_env import monitor
 
 VC, VR = plan.Ends("rust", "c vudc"), plan.Ends("rust", "rust vudc")
@@ -205,3 +205,27 @@ def test_profile():
     samples = [sample(RR, "sample", "in-4k-d1", number, 10.0, 80.0) for number in (1, 2)]
     assert profile.table(samples).splitlines()[-1] == (
         "  rust + rust          80: stub_rx 40, vhci_rx 30, no task 10")
+
+
+def test_functions(tmp_path):
+    """What perf saw, by the time and the place at which it saw it."""
+    kernel = functions.read_symbols("60001000 T memcpy_orig\n60002000 t tcp_sendmsg\n60000000 D data\n")
+    modules = functions.read_symbols("7000001000 t stub_rx\t[usbip_host]\n")
+    taken = functions.read_samples("""
+linux   9.900000000:      60001000
+linux  10.100000000:      60001010
+linux  10.200000000:      60002fff
+linux  10.300000000:    7000001abc
+uml-userspace  10.400000000:      60001010
+linux  10.450000000:  7ffc00001abc
+linux  10.500000000:  ffffffff81000000
+perf  10.600000000:      60001010
+linux  11.100000000:      60001000
+""")
+    one = sample(CC, "sample", "in-4k-d1", 1, 10.0) | {"ended": 11.0, "seconds": 1.0}
+    names = functions.counted(taken, one, kernel, modules)
+    assert names == {"memcpy_orig": 1, "tcp_sendmsg": 1, "stub_rx [usbip_host]": 1,
+                     functions.PROGRAMS: 1, functions.HOST: 2}
+    assert functions.parties(names) == {functions.KERNEL: 2, "usbip_host": 1, functions.PROGRAMS: 1,
+                                        functions.HOST: 2}
+    assert functions.symbols_file(tmp_path, one).name == "symbols-1-sample-c-c"
