@@ -9,12 +9,15 @@ import dataclasses
 import statistics
 
 from . import plan
-from .plan import SMALL
+from .plan import BULK, SMALL
 
 # What one case is judged by, and against what: ratio of Rust to C.
 RATE, THROUGHPUT, CPU_URB, CPU_MIB = "urbs_per_s", "mib_per_s", "cpu_us_per_urb", "cpu_ms_per_mib"
 # The run time of all tasks instead.
 RUN_URB, RUN_MIB = "run_us_per_urb", "run_ms_per_mib"
+# That of the threads of client, server and device controller alone.
+THREADS_URB, THREADS_MIB = "threads_us_per_urb", "threads_ms_per_mib"
+THREADS = ("vhci_", "stub_", "vudc_")
 # The columns. "tcp": the same messages over bare loopback TCP; "direct": the device without USB/IP.
 SUBJECTS = {"c": "C", "rust": "Rust", "tcp": "TCP", "direct": "direct"}
 
@@ -43,10 +46,12 @@ def metrics(kind, device, size, depth):
     if size <= SMALL:
         return (Metric(RATE, "1/s", 0, True, targets.rates.get(depth)),
                 Metric(RUN_URB if kind.by_tasks else CPU_URB, "µs CPU", 1, False,
-                       targets.cpu_per_urb))
+                       targets.cpu_per_urb),
+                Metric(THREADS_URB, "µs threads", 2, False, None))
     found = (Metric(THROUGHPUT, "MiB/s", 1, True, targets.throughput),
              Metric(RUN_MIB if kind.by_tasks else CPU_MIB, "ms CPU/MiB", 2, False,
-                    targets.cpu_per_mib))
+                    targets.cpu_per_mib),
+             Metric(THREADS_MIB, "ms threads", 3, False, None))
     if targets.tcp is not None:
         found += (Metric(THROUGHPUT, "of TCP", 1, True, targets.tcp, "tcp"),)
     return found
@@ -90,6 +95,19 @@ def undisturbed(samples):
             [one for one in some if not is_disturbed(one)] or some]
 
 
+def value(sample, name):
+    """A figure of one sample, None where it has none."""
+    if name in (THREADS_URB, THREADS_MIB):
+        # None of them in what goes over no USB/IP.
+        times = [time for task, time in sample["tasks_ns"].items() if task.startswith(THREADS)]
+        if not times:
+            return None
+        if name == THREADS_URB:
+            return sum(times) / 1e3 / sample["urbs"]
+        return sum(times) / 1e6 / (sample["urbs"] * sample["size"] / BULK)
+    return sample[name]
+
+
 def chosen(samples, kind, device, case, subject):
     """The samples of a case that a column is made of."""
     ends = {"c": kind.c, "rust": kind.rust}.get(subject, plan.NEITHER)
@@ -125,8 +143,11 @@ def figures(samples, kind, device, case):
         # The disk's requests have no counterpart over bare TCP.
         if metric.against == "tcp" and not per["tcp"]:
             continue
-        values = {subject: {one["round"]: one[metric.name] for one in some}
+        values = {subject: {one["round"]: value(one, metric.name) for one in some
+                            if value(one, metric.name) is not None}
                   for subject, some in per.items()}
+        if not values["rust"]:
+            continue
         medians = {subject: statistics.median(rounds.values()) if rounds else None
                    for subject, rounds in values.items()}
         pairs = [quotient(values["rust"].get(number), value)
@@ -157,6 +178,7 @@ def heading(kind, device):
 def label(row):
     """A figure in few words: its case, and what is not as for most others."""
     return (title(row.case) + (", SS" if row.device == "gadget-ss" else "")
+            + (", threads" if row.metric.name in (THREADS_URB, THREADS_MIB) else "")
             + (" / TCP" if row.metric.against == "tcp" else ""))
 
 

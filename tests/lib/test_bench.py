@@ -149,14 +149,15 @@ def test_targets(kind, device, case, targets):
     samples = [sample(ends, device, case, 1, 10.0)
                for ends in (plan.KINDS[kind].c, plan.KINDS[kind].rust)]
     found = report.rows(samples, [kind])
-    assert tuple(one.metric.target for one in found) == targets
+    assert tuple(one.metric.target for one in found) == (*targets, None)
+    assert found[-1].metric.name in (report.THREADS_URB, report.THREADS_MIB)
 
 
 def test_what_reaches_a_target():
     samples = [sample(CC, "sample", "in-1m-d4", 1, 100.0, 1000.0),
                sample(RR, "sample", "in-1m-d4", 1, 150.0, 710.0)]
     found = report.rows(samples, ["pair"])
-    assert [one.metric.reached(one.ratio) for one in found] == [True, False]
+    assert [one.metric.reached(one.ratio) for one in found] == [True, False, None]
     assert report.judged(found) == (1, 2)
     text = report.table(found)
     assert "1.50  1.50–1.50 ≥ 1.5 reached" in text and "0.71  0.71–0.71 ≤ 0.7 MISSED" in text
@@ -192,6 +193,24 @@ def test_cpu_time_where_a_timer_works():
     assert (small.medians["c"], small.medians["rust"], small.ratio) == (600, 300, 0.5)
     # /proc/stat's do not count there.
     assert {one.metric.name for one in found}.isdisjoint({report.CPU_URB, report.CPU_MIB})
+
+
+def test_time_of_the_threads_alone():
+    """Of client and server: neither of programs, nor of the kernel's other threads."""
+    some = {CC: {"stub_tx": 400_000, "vhci_rx": 300_000, "kworker": 5_000_000, "null": 1_000_000},
+            RR: {"vudc_tx": 100_000, "vhci_tx": 250_000}, plan.NEITHER: {"kworker": 100_000}}
+    samples = [sample(ends, "sample", case, 1, 10.0) | {"tasks_ns": tasks}
+               for case in ("in-4k-d1", "in-1m-d4") for ends, tasks in some.items()]
+    found = report.rows(samples, ["pair"])
+    small = row(found, "in-4k-d1", report.THREADS_URB)
+    bulk = row(found, "in-1m-d4", report.THREADS_MIB)
+    assert (small.medians["c"], small.medians["rust"], small.medians["direct"]) == (70, 35, None)
+    assert (bulk.medians["c"], bulk.medians["rust"], bulk.ratio) == pytest.approx((0.07, 0.035, 0.5))
+    assert report.label(small) == "IN 4 KiB, depth 1, threads"
+    # A kernel that accounts no tasks.
+    nothing = [one | {"tasks_ns": {}} for one in samples]
+    assert {one.metric.name for one in report.rows(nothing, ["pair"])}.isdisjoint(
+        {report.THREADS_URB, report.THREADS_MIB})
 
 
 def test_a_clock_that_shows_nothing_is_no_ratio():
