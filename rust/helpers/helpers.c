@@ -379,7 +379,7 @@ EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_unsent);
 /* In ms, -1 for no limit. Neither type of socket reads them under a lock. */
 static long timeo_to_ms(long timeo)
 {
-	return timeo == MAX_SCHEDULE_TIMEOUT ? -1 : jiffies_to_msecs(timeo);
+	return timeo == MAX_SCHEDULE_TIMEOUT ? -1L : (long)jiffies_to_msecs(timeo);
 }
 
 static long ms_to_timeo(long ms)
