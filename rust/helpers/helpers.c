@@ -514,3 +514,120 @@ int kernel_ext_helper_tls_recv_control(struct socket *sock, void *buf, size_t le
 	return ret;
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_tls_recv_control);
+
+/* -- Taps: what a TCP socket calls, in the place of what it was set up with ------------------- */
+
+/*
+ * Installs callbacks and their data, unless somebody else is between the socket and its reader
+ * already: kernel TLS, a BPF map, another part of the kernel. Returns whether that was so.
+ */
+bool kernel_ext_helper_tcp_tap(struct socket *sock, void *data,
+			       const struct kernel_ext_sock_callbacks *callbacks,
+			       struct kernel_ext_sock_callbacks *before)
+{
+	struct sock *sk = sock->sk;
+	bool done = false;
+
+	lock_sock(sk);
+	write_lock_bh(&sk->sk_callback_lock);
+	if (sk_is_tcp(sk) && !inet_csk_has_ulp(sk) && !sk->sk_user_data) {
+		before->data_ready = sk->sk_data_ready;
+		before->state_change = sk->sk_state_change;
+		before->error_report = sk->sk_error_report;
+		sk->sk_user_data = data;
+		WRITE_ONCE(sk->sk_data_ready, callbacks->data_ready);
+		WRITE_ONCE(sk->sk_state_change, callbacks->state_change);
+		WRITE_ONCE(sk->sk_error_report, callbacks->error_report);
+		done = true;
+	}
+	write_unlock_bh(&sk->sk_callback_lock);
+	release_sock(sk);
+	return done;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_tap);
+
+/*
+ * Takes them out again. Whoever has put others on top meanwhile, as kernel TLS does, goes on calling
+ * them: then the callbacks stay, without data, and so does the module that they are in.
+ */
+void kernel_ext_helper_tcp_untap(struct socket *sock,
+				 const struct kernel_ext_sock_callbacks *callbacks,
+				 const struct kernel_ext_sock_callbacks *before)
+{
+	struct sock *sk = sock->sk;
+
+	lock_sock(sk);
+	write_lock_bh(&sk->sk_callback_lock);
+	sk->sk_user_data = NULL;
+	if (sk->sk_data_ready == callbacks->data_ready &&
+	    sk->sk_state_change == callbacks->state_change &&
+	    sk->sk_error_report == callbacks->error_report) {
+		WRITE_ONCE(sk->sk_data_ready, before->data_ready);
+		WRITE_ONCE(sk->sk_state_change, before->state_change);
+		WRITE_ONCE(sk->sk_error_report, before->error_report);
+	} else {
+		__module_get(THIS_MODULE);
+	}
+	write_unlock_bh(&sk->sk_callback_lock);
+	release_sock(sk);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_untap);
+
+/* The data of the callbacks, which stay installed until kernel_ext_helper_tap_leave(). */
+void *kernel_ext_helper_tap_enter(struct sock *sk)
+{
+	read_lock_bh(&sk->sk_callback_lock);
+	return sk->sk_user_data;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tap_enter);
+
+void kernel_ext_helper_tap_leave(struct sock *sk)
+{
+	read_unlock_bh(&sk->sk_callback_lock);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tap_leave);
+
+void kernel_ext_helper_sock_lock(struct socket *sock)
+{
+	lock_sock(sock->sk);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_lock);
+
+void kernel_ext_helper_sock_unlock(struct socket *sock)
+{
+	release_sock(sock->sk);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_sock_unlock);
+
+/* With the lock of the socket: whether what comes in is still what the peer has sent. */
+bool kernel_ext_helper_tcp_is_plain(struct sock *sk)
+{
+	return !inet_csk_has_ulp(sk);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_is_plain);
+
+/* With the lock of the socket: whether a reader would wait, and for as long as it takes. */
+bool kernel_ext_helper_tcp_is_quiet(struct sock *sk)
+{
+	return skb_queue_empty(&sk->sk_receive_queue) && sk->sk_state == TCP_ESTABLISHED &&
+	       !(sk->sk_shutdown & RCV_SHUTDOWN) && !sk->sk_err && !sock_flag(sk, SOCK_DONE) &&
+	       READ_ONCE(sk->sk_rcvtimeo) == MAX_SCHEDULE_TIMEOUT;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_is_quiet);
+
+static int tcp_reader_take(read_descriptor_t *desc, struct sk_buff *skb, unsigned int offset,
+			   size_t len)
+{
+	struct kernel_ext_tcp_reader *reader = desc->arg.data;
+
+	return reader->take(reader, skb, offset, len);
+}
+
+/* With the lock of the socket. */
+void kernel_ext_helper_tcp_read(struct sock *sk, struct kernel_ext_tcp_reader *reader)
+{
+	read_descriptor_t desc = { .arg.data = reader, .count = 1 };
+
+	tcp_read_sock(sk, &desc, tcp_reader_take);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_read);

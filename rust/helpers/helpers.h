@@ -12,4 +12,20 @@ struct kernel_ext_peer_address {
 	u32 port;
 };
 
+struct sk_buff;
+struct sock;
+
+/* What a TCP socket calls, with its lock held. */
+struct kernel_ext_sock_callbacks {
+	void (*data_ready)(struct sock *sk);
+	void (*state_change)(struct sock *sk);
+	void (*error_report)(struct sock *sk);
+};
+
+/* Who reads what has arrived. `take` returns how many of `len` bytes it has taken, 0 to end it. */
+struct kernel_ext_tcp_reader {
+	int (*take)(struct kernel_ext_tcp_reader *reader, const struct sk_buff *skb,
+		    unsigned int offset, size_t len);
+};
+
 #endif

@@ -5,4 +5,5 @@
 pub mod iov;
 pub mod peer;
 pub mod socket;
+pub mod tap;
 mod tls;
