@@ -321,7 +321,13 @@ fn step(
         }
         Call::RetSubmit(n) => {
             let seqnum = number(n, model.last);
+            let awaited = ledger.awaited(seqnum);
             let result = ledger.ret_submit(seqnum);
+            let handed_out = match &result {
+                RetSubmit::Receive { meta, .. } => Some(*meta),
+                _ => None,
+            };
+            assert_eq!(awaited, handed_out);
             if let Some(found) = model.tombstones.iter_mut().find(|t| t.0 == seqnum && t.2) {
                 found.2 = false;
                 assert_eq!(result, RetSubmit::Drain(found.1));

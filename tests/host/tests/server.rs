@@ -88,6 +88,22 @@ fn one_request() {
 }
 
 #[test]
+fn a_withdrawn_request_leaves_no_trace() {
+    let mut l = ledger();
+    let reserved = l.admit(1, 100).unwrap();
+    let started = pending(&mut l, 2);
+    assert_eq!(l.withdraw(reserved), Withdrawn::Forgotten(None));
+    assert_eq!(l.withdraw(started), Withdrawn::Forgotten(Some(Handle(2))));
+    assert_eq!(l.withdraw(started), Withdrawn::Stale);
+    idle(&mut l);
+    // Its number is free, and there is nothing to cancel.
+    let again = l.admit(1, 100).unwrap();
+    assert_eq!(l.unlink(7, 1), Ok(Unlink::Deferred(again)));
+    assert_eq!(l.withdraw(again), Withdrawn::Stale);
+    assert_eq!(l.start(again, Handle(1)), Start::Cancelled(Handle(1)));
+}
+
+#[test]
 fn requests_that_fail_or_never_reach_the_device() {
     let mut l = ledger();
     let token = l.admit(1, 0).unwrap();
@@ -324,6 +340,7 @@ enum Call {
     Start(usize),
     Complete(usize),
     Fail(usize),
+    Withdraw(usize),
     Unlink(u32, u32),
     NextReply,
     Sent,
@@ -338,6 +355,7 @@ fn call() -> impl Strategy<Value = Call> {
         5 => (0usize..6).prop_map(Call::Start),
         4 => (0usize..6).prop_map(Call::Complete),
         1 => (0usize..6).prop_map(Call::Fail),
+        2 => (0usize..6).prop_map(Call::Withdraw),
         4 => (any::<u32>(), number()).prop_map(|(unlink, n)| Call::Unlink(unlink, n)),
         4 => Just(Call::NextReply),
         4 => Just(Call::Sent),
@@ -500,6 +518,21 @@ fn step(l: &mut Ledger, model: &mut Model, call: Call) {
             } else {
                 assert_eq!(result, Completed::Stale(()));
             }
+        }
+        Call::Withdraw(n) => {
+            let Some(id) = model.nth(n) else { return };
+            let fact = model.facts[&id];
+            let result = l.withdraw(fact.token);
+            let handle = match fact.place {
+                Place::Reserved if fact.unlink.is_none() => None,
+                Place::Pending if fact.unlink.is_none() => Some(Handle(id)),
+                _ => {
+                    assert_eq!(result, Withdrawn::Stale);
+                    return;
+                }
+            };
+            assert_eq!(result, Withdrawn::Forgotten(handle));
+            model.facts.remove(&id);
         }
         Call::Unlink(unlink, victim) => {
             let full = model.full();

@@ -17,6 +17,18 @@ where
     E: DerefMut<Target = [Entry<T>]>,
     R: DerefMut<Target = [RingSlot]>,
 {
+    /// What a RET_SUBMIT answers, if [`Self::ret_submit`] would hand the URB out.
+    pub fn awaited(&mut self, seqnum: u32) -> Option<UrbMeta> {
+        let Slot::Submit(index) = self.ring.get(seqnum) else {
+            return None;
+        };
+        let entry = self.entries.get(index as usize)?;
+        match entry.state {
+            State::Sent(_) | State::UnlinkQueued(_) | State::UnlinkSent(_) => Some(entry.meta),
+            _ => None,
+        }
+    }
+
     /// Finds what a RET_SUBMIT answers.
     pub fn ret_submit(&mut self, seqnum: u32) -> RetSubmit<T> {
         let index = match self.ring.get(seqnum) {

@@ -39,6 +39,15 @@ pub enum Start<H> {
     Stale(H),
 }
 
+/// What became of a request that is to be forgotten.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Withdrawn<H> {
+    /// It is; with what it was started with, to be dropped outside the lock.
+    Forgotten(Option<H>),
+    /// It was unlinked, has been completed, or the connection is gone.
+    Stale,
+}
+
 /// A request was completed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Completed<H, D> {

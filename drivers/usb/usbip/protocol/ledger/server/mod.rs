@@ -26,7 +26,9 @@ use super::{next_generation, BadStorage, Token};
 mod answer;
 mod table;
 
-pub use answer::{Completed, Drained, Failure, Overflow, Refusal, Start, TxKind, TxReply, Unlink};
+pub use answer::{
+    Completed, Drained, Failure, Overflow, Refusal, Start, TxKind, TxReply, Unlink, Withdrawn,
+};
 pub use table::{bucket_len, Bucket};
 use table::{Chained, Table};
 
@@ -203,6 +205,26 @@ where
         self.others.push_back(&mut self.entries, index);
         self.table.insert(&mut self.entries, index);
         Ok(token)
+    }
+
+    /// Forgets a request that was just accepted and not unlinked, as if it had never come. If it was
+    /// started, whoever started it has not handed it to the device after all.
+    pub fn withdraw(&mut self, token: Token) -> Withdrawn<H> {
+        let Some(entry) = self.live(token) else {
+            return Withdrawn::Stale;
+        };
+        let handle = match mem::replace(&mut entry.state, State::Free) {
+            State::Pending(handle) => Some(handle),
+            State::Reserved { unlink: None } => None,
+            other => {
+                entry.state = other;
+                return Withdrawn::Stale;
+            }
+        };
+        self.table.remove(&mut self.entries, token.index);
+        self.others.remove(&mut self.entries, token.index);
+        self.release(token.index);
+        Withdrawn::Forgotten(handle)
     }
 
     /// Answers a request that was not accepted. Returns whether to wake the tx thread.
