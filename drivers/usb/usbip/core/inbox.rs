@@ -10,6 +10,10 @@ use kernel_ext::prelude::*;
 /// The size of the receive buffer in bytes: many small PDUs arrive in one `recvmsg`.
 const BUFFER: usize = 64 * 1024;
 
+/// How much of it is used behind a large payload: another is likely to follow, and what of that is in
+/// the buffer is copied twice.
+const FEW: usize = 1024;
+
 /// Pieces of a large payload that one `recvmsg` takes.
 const PIECES: usize = 64;
 
@@ -30,6 +34,8 @@ pub struct Inbox<'a> {
     buf: KVVec<u8>,
     start: usize,
     end: usize,
+    /// How many bytes to receive into the buffer at a time.
+    portion: usize,
     /// The receive timeout that the socket came with: it applies between PDUs.
     idle_timeout: Option<u32>,
     /// The receive timeout within a PDU.
@@ -53,6 +59,7 @@ impl<'a> Inbox<'a> {
             buf,
             start: 0,
             end: 0,
+            portion: BUFFER,
             idle_timeout: socket.recv_timeout(),
             stall_timeout,
             within_pdu: false,
@@ -160,6 +167,7 @@ impl<'a> Inbox<'a> {
             }
             self.fill_some(iov.get_mut(..used).unwrap_or(&mut []), bytes)?;
         }
+        self.portion = FEW;
         Ok(())
     }
 
@@ -224,8 +232,14 @@ impl<'a> Inbox<'a> {
         let Some(free) = self.buf.get_mut(self.end..) else {
             return Err(EINVAL);
         };
+        let portion = self.portion.min(free.len());
+        let free = free.get_mut(..portion).unwrap_or(&mut []);
         match self.socket.recv(&mut [IoSliceMut::new(free)], false)? {
             Received::Data(n) => {
+                if n == portion {
+                    // There is more, and it begins with something small.
+                    self.portion = BUFFER;
+                }
                 // INVARIANT: `n` is at most the length of the rest of the buffer.
                 self.end += n;
                 self.account(n);
