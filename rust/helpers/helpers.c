@@ -324,9 +324,11 @@ bool kernel_ext_helper_page_is_exclusive(struct page *page)
 EXPORT_SYMBOL_GPL(kernel_ext_helper_page_is_exclusive);
 
 /* One piece of memory for a device to read or write. */
-void *kernel_ext_helper_alloc_transfer_memory(size_t len)
+void *kernel_ext_helper_alloc_transfer_memory(size_t len, bool atomic)
 {
-	return kmalloc(len, GFP_KERNEL | __GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC);
+	gfp_t gfp = atomic ? GFP_ATOMIC : GFP_KERNEL | __GFP_NORETRY;
+
+	return kmalloc(len, gfp | __GFP_NOWARN | __GFP_NOMEMALLOC);
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_alloc_transfer_memory);
 

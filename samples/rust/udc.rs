@@ -11,6 +11,7 @@
 use kernel::sync::atomic::{Atomic, Full};
 use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel_ext::kthread::{self, KThread};
+use kernel_ext::mm::Context;
 use kernel_ext::new_spinlock_irqsave;
 use kernel_ext::platform;
 use kernel_ext::prelude::*;
@@ -188,7 +189,7 @@ fn play_host(gadget: &Arc<Gadget<Udc>>) {
         }
         while let Some((mut from, mut to)) = udc.pop_both() {
             let len = from.len();
-            let Ok(mut buffer) = Buffer::linear(len) else {
+            let Ok(mut buffer) = Buffer::linear(len, Context::Process) else {
                 // Dropping them says that the host is gone.
                 continue;
             };

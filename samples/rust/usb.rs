@@ -28,6 +28,7 @@ use core::fmt::Write;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
+use kernel_ext::mm::Context;
 use kernel_ext::new_spinlock_irqsave;
 use kernel_ext::prelude::*;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
@@ -173,8 +174,9 @@ impl Inquiry {
                 start_frame: 0,
                 packets: 0,
             },
-            Buffer::linear(LENGTH.into())?,
+            Buffer::linear(LENGTH.into(), Context::Process)?,
             Answer(self.clone()),
+            Context::Process,
         )?;
         let canceller = transfer.canceller();
         {
@@ -184,10 +186,12 @@ impl Inquiry {
             }
             *state = State::Pending(canceller);
         }
-        transfer.submit(self.anchor.as_ref()).map_err(|(error, _)| {
-            self.end(State::Failed(error.to_errno()));
-            error
-        })
+        transfer
+            .submit(self.anchor.as_ref(), Context::Process)
+            .map_err(|(error, _)| {
+                self.end(State::Failed(error.to_errno()));
+                error
+            })
     }
 
     /// Takes the last request back, if it is still pending.

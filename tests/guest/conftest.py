@@ -7,12 +7,17 @@ module of tests that others wrote says `only` instead, which holds whatever thos
 All cases of a test with many run in lane uml-kasan only, every third in the others but those of
 pairs. RUSBIP_PART=1/2 leaves the first, third, … of the lane's tests.
 
+What is received on TCP is handled in other contexts than on other sockets. So half of the tests that do
+not care use TCP, and the others AF_UNIX; in lane uml-lockdep it is the other way round. RUSBIP_STREAM=tcp
+or =unix decides for all of them.
+
 A test of a pair runs with every combination of server and client unless it says
 `@pytest.mark.pairs("rust-rust", …)`; what RUSBIP_PAIR names, it runs with in any case.
 """
 
 import os
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -63,6 +68,14 @@ def thinned(items):
         cases.setdefault((item.path, item.originalname), []).append(item)
     kept = {item for same in cases.values() for item in (same[::3] if len(same) > 6 else same)}
     return [item for item in items if item in kept]
+
+
+@pytest.fixture(autouse=True)
+def _stream(request, monkeypatch):
+    """What vhci.stream_pair() makes."""
+    if "RUSBIP_STREAM" not in os.environ:
+        odd = (zlib.crc32(request.node.nodeid.encode()) ^ (LANE == "uml-lockdep")) & 1
+        monkeypatch.setenv("RUSBIP_STREAM", "tcp" if odd else "unix")
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,7 @@ def devid(busid: str) -> int:
     return int((path / "busnum").read_text()) << 16 | int((path / "devnum").read_text())
 
 
-def connect(busid: str, kind: str = "unix") -> Client:
+def connect(busid: str, kind: str = "") -> Client:
     """Hand one end of a new connection to an available device; returns the client at the other."""
     kernel, ours = vhci.stream_pair(kind)
     return hand_over(busid, kernel, ours)

@@ -50,17 +50,19 @@ class Export:
     def __init__(self, device):
         self.device = device
         self.busid = device.busid
-        self.connection = None
+        self.connection, self.kind = None, ""
         # Resets of the device before this connection.
         self.resets = 0
 
-    def client(self, kind: str = "unix", configured: bool = True) -> Client:
-        """The connection, a new one if there is none; in configuration 1 unless told otherwise."""
-        if self.connection is None or kind != "unix" or not configured:
+    def client(self, kind: str = "", configured: bool = True) -> Client:
+        """The connection, a new one if there is none of a kind that will do; in configuration 1 unless
+        told otherwise."""
+        kind = kind or vhci.stream_kind()
+        if self.connection is None or kind != self.kind or not configured:
             self.drop()
             self.wait()
             self.resets = self.device.resets
-            self.connection = self.server.connect(self.busid, kind)
+            self.connection, self.kind = self.server.connect(self.busid, kind), kind
             if configured:
                 self.connection.set_configuration(1)
         return self.connection

@@ -41,7 +41,7 @@ def idle(count):
     guestlib.wait_for(lambda: kernel_threads(THREAD) == [], 5, "the thread to end")
 
 
-def serve(kind="unix"):
+def serve(kind=""):
     """A connection that is served: our end of it."""
     theirs, ours = stream_pair(kind)
     with theirs:

@@ -568,7 +568,7 @@ def test_s30_s158_no_port_in_the_error_state(plug):
 
 def test_the_last_line_counts(plug, watched):
     """When a connection ends the log says what was on it."""
-    session = plug(FakeDevice())
+    session = plug(FakeDevice(), kind="unix")
     device = session.usbfs()
     session.peer.auto_unlink = True
     device.submit(urb := usbfs.bulk_in(1, 64))

@@ -278,8 +278,17 @@ def devnode(path: Path) -> str:
     return f"/dev/bus/usb/{bus:03}/{dev:03}"
 
 
-def stream_pair(kind: str = "unix"):
-    """Two connected stream sockets: (for the kernel, for the test)."""
+def stream_kind() -> str:
+    """The kind of sockets where any will do: what RUSBIP_STREAM says, or what conftest.py has chosen for
+    the running test."""
+    return os.environ.get("RUSBIP_STREAM", "tcp")
+
+
+def stream_pair(kind: str = ""):
+    """Two connected stream sockets: (for the kernel, for the test). If it is all the same which, they
+    do not take much more than AF_UNIX ones before the peer reads."""
+    is_any = not kind
+    kind = kind or stream_kind()
     if kind == "unix":
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     family, address, protocol = {
@@ -293,8 +302,12 @@ def stream_pair(kind: str = "unix"):
         listener.bind(address)
         listener.listen(1)
         ours = socket.socket(family, socket.SOCK_STREAM, protocol)
+        if is_any:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         ours.connect(listener.getsockname()[:2])
         theirs, _ = listener.accept()
+    if is_any:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
     if kind == "tls":
         start_tls(theirs, ours)
     elif kind != "vsock":
@@ -303,6 +316,8 @@ def stream_pair(kind: str = "unix"):
     return theirs, ours
 
 
+# Bytes, which the kernel doubles.
+BUFFER = 100_000
 # Of linux/vm_sockets.h, linux/tcp.h, linux/socket.h and linux/tls.h.
 VMADDR_CID_LOCAL = 1
 TCP_ULP, SOL_TLS, TLS_TX, TLS_RX, TLS_SET_RECORD_TYPE = 31, 282, 1, 2, 1

@@ -40,7 +40,7 @@ def plug():
     """A function that attaches a fake device and returns its :class:`Session`."""
     sessions = []
 
-    def attach(device: FakeDevice | None = None, *, kind: str = "unix", index: int = 0,
+    def attach(device: FakeDevice | None = None, *, kind: str = "", index: int = 0,
                port: int | None = None, devid: int = DEVID, configured: bool = True,
                auto: bool = True, **model) -> Session:
         device = device or FakeDevice(**model)

@@ -109,7 +109,7 @@ def hand_over(name: str, kernel: socket.socket, ours: socket.socket) -> Client:
     return Client(ours, 0)
 
 
-def connect(name: str, kind: str = "unix") -> Client:
+def connect(name: str, kind: str = "") -> Client:
     """Hand one end of a new connection to a controller; returns the client at the other."""
     return hand_over(name, *vhci.stream_pair(kind))
 

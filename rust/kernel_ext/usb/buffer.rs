@@ -7,6 +7,7 @@
 //! slice.
 
 use crate::bindings;
+use crate::mm::Context;
 use crate::net::socket::{IoPage, IoSlice, IoSliceMut};
 use crate::new_spinlock_irqsave;
 use crate::sync::irqsave::SpinLockIrqSave;
@@ -151,16 +152,17 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// A buffer in one piece, for every type of transfer. May sleep.
+    /// A buffer in one piece, for every type of transfer.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, without a warning in the kernel log: the length may be a peer's choice.
-    pub fn linear(len: u32) -> Result<Self> {
+    pub fn linear(len: u32, context: Context) -> Result<Self> {
         let mut memory = Linear(core::ptr::null_mut());
         if len > 0 {
-            // SAFETY: No requirements.
-            memory.0 = unsafe { bindings::alloc_transfer_memory(len as usize) }.cast();
+            let atomic = context.is_atomic();
+            // SAFETY: Sleeps only where that is allowed.
+            memory.0 = unsafe { bindings::alloc_transfer_memory(len as usize, atomic) }.cast();
             if memory.0.is_null() {
                 return Err(ENOMEM);
             }

@@ -26,6 +26,7 @@ use super::urb::Flags;
 use super::TransferType;
 use crate::bindings;
 use crate::errno::*;
+use crate::mm::Context;
 use core::ptr::NonNull;
 use kernel::error::to_result;
 use kernel::prelude::*;
@@ -115,7 +116,7 @@ unsafe impl<C: Send> Send for Transfer<C> {}
 unsafe impl<C: Sync> Sync for Transfer<C> {}
 
 impl<C: Completion> Transfer<C> {
-    /// Prepares a transfer. May sleep.
+    /// Prepares a transfer.
     ///
     /// # Errors
     ///
@@ -126,6 +127,7 @@ impl<C: Completion> Transfer<C> {
         mut request: Request,
         mut buffer: Buffer,
         context: C,
+        place: Context,
     ) -> Result<KBox<Self>> {
         let is_bulk = request.endpoint.kind == TransferType::Bulk;
         if request.length > buffer.len()
@@ -141,9 +143,8 @@ impl<C: Completion> Transfer<C> {
         request.flags = allowed(request.flags, request.endpoint);
         // CAST: At most `MAX_PACKETS`.
         //
-        // SAFETY: No requirements.
-        let urb =
-            unsafe { bindings::usb_alloc_urb(request.packets as c_int, bindings::GFP_KERNEL) };
+        // SAFETY: Sleeps only where that is allowed.
+        let urb = unsafe { bindings::usb_alloc_urb(request.packets as c_int, place.gfp()) };
         let urb = NonNull::new(urb).ok_or(ENOMEM)?;
         // SAFETY: The URB has room for that many descriptors. `usb_alloc_urb()` leaves in them what
         // the memory held before; a descriptor may be zeroed.
@@ -163,10 +164,10 @@ impl<C: Completion> Transfer<C> {
             outcome: None,
             context,
         };
-        let mut this = KBox::new(this, GFP_KERNEL)?;
+        let mut this = KBox::new(this, place.flags())?;
         let more = this.pieces_behind_first();
         if more > 0 {
-            this.pieces = Some(Pieces::new(more)?);
+            this.pieces = Some(Pieces::new(more, place)?);
         }
         Ok(this)
     }
@@ -199,7 +200,7 @@ impl<C: Completion> Transfer<C> {
         }
     }
 
-    /// Hands the transfer to the host controller. May sleep.
+    /// Hands the transfer to the host controller.
     ///
     /// It belongs to `anchor` until it has ended.
     ///
@@ -209,7 +210,11 @@ impl<C: Completion> Transfer<C> {
     /// not any more, what it was when it was looked up), `EINVAL`, `EMSGSIZE`, `EBADR` (control: the
     /// setup packet has another length), `ENOSPC` (no bandwidth), `ENOMEM` and so on; `EPERM` if it
     /// was cancelled or the anchor killed. `EINVAL` as well if the anchor is one of another device.
-    pub fn submit(mut self: KBox<Self>, anchor: Pin<&Anchor>) -> Result<(), (Error, KBox<Self>)> {
+    pub fn submit(
+        mut self: KBox<Self>,
+        anchor: Pin<&Anchor>,
+        place: Context,
+    ) -> Result<(), (Error, KBox<Self>)> {
         if self.device.key() != anchor.device.key() {
             return Err((EINVAL, self));
         }
@@ -226,10 +231,10 @@ impl<C: Completion> Transfer<C> {
             Some(pieces) => {
                 self.fill_pieces(&pieces);
                 // SAFETY: The URBs were just filled, and an anchor is killed when it is dropped.
-                unsafe { self.submit_pieces(&pieces, anchor) }
+                unsafe { self.submit_pieces(&pieces, anchor, place) }
             }
             // SAFETY: As above.
-            None => unsafe { self.submit_whole(anchor) },
+            None => unsafe { self.submit_whole(anchor, place) },
         }
     }
 
@@ -269,10 +274,12 @@ impl<C: Completion> Transfer<C> {
 
     /// # Safety
     ///
-    /// The URB is filled and ours alone; `anchor` must be valid, and be killed before it goes.
+    /// The URB is filled and ours alone; `anchor` must be valid, and be killed before it goes; `place`
+    /// must be true.
     unsafe fn submit_whole(
         self: KBox<Self>,
         anchor: *mut bindings::usb_anchor,
+        place: Context,
     ) -> Result<(), (Error, KBox<Self>)> {
         let urb = self.urb.as_ptr();
         let context = self.into_foreign();
@@ -281,7 +288,7 @@ impl<C: Completion> Transfer<C> {
         let result = unsafe {
             (*urb).context = context.cast();
             bindings::usb_anchor_urb(urb, anchor);
-            to_result(bindings::usb_submit_urb(urb, bindings::GFP_KERNEL))
+            to_result(bindings::usb_submit_urb(urb, place.gfp()))
         };
         result.map_err(|error| {
             // SAFETY: The URB was not taken, so the context is still ours.

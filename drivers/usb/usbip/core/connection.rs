@@ -8,11 +8,14 @@
 //!   complete <----- Side::receive <-- rx thread <-- Inbox <-- socket <---
 //! ```
 //!
+//! What is small and simple does not wait for the rx thread: see [`crate::direct`].
+//!
 //! Life of a connection: [`Connection::new`], [`Connection::start`], then exactly once
 //! [`Connection::kill`] takes effect, from wherever the first reason comes. A work item then shuts
 //! the socket down, waits for both threads and calls [`Side::closed`]. Nothing in that waits for
 //! the peer: a thread that sleeps in the socket is woken by the shutdown.
 
+use crate::direct::Direct;
 use crate::down::Down;
 use crate::inbox::Inbox;
 use crate::outbox::{Outbox, Sender};
@@ -71,6 +74,10 @@ static WHY_NAME: &CStr = c"usbip_connection_why";
 static THREADS_NAME: &CStr = c"usbip_connection_threads";
 static WORK_NAME: &CStr = c"usbip_connection";
 
+/// The most bytes behind a header that [`Side::receive_direct`] is given: a page, which is what a file
+/// system asks a disk for, and more than any other request that is in a hurry.
+pub const MOST_DIRECT: usize = 4096;
+
 /// One end of the protocol: what to do with PDUs.
 pub trait Side: Send + Sync + Sized + 'static {
     /// The name of the receiving thread.
@@ -91,6 +98,34 @@ pub trait Side: Send + Sync + Sized + 'static {
         header: &[u8; 48],
         inbox: &mut Inbox<'_>,
     ) -> Result<(), Down>;
+
+    /// How many bytes follow a header, if [`Self::receive_direct`] is likely to take in the PDU;
+    /// otherwise, or if it is more than [`MOST_DIRECT`], it is left to [`Self::receive`]. Changes
+    /// nothing.
+    ///
+    /// Atomic context.
+    fn measure(&self, header: &[u8; 48]) -> Option<usize> {
+        let _ = header;
+        None
+    }
+
+    /// Handles a whole PDU, if it can be done in atomic context: returns whether it was. If not,
+    /// nothing has happened, and [`Self::receive`] is called for the same PDU.
+    ///
+    /// Atomic context, never at the same time as [`Self::receive`].
+    ///
+    /// # Errors
+    ///
+    /// The reason for which the connection is to end.
+    fn receive_direct(
+        &self,
+        connection: &Arc<Connection<Self>>,
+        header: &[u8; 48],
+        body: &[u8],
+    ) -> Result<bool, Down> {
+        let _ = (connection, header, body);
+        Ok(false)
+    }
 
     /// Sends everything that is queued at the moment.
     ///
@@ -168,6 +203,11 @@ pub struct Connection<S: Side> {
     /// Where the rx thread sleeps until the tx thread has let go of a URB.
     #[pin]
     sent_wait: WaitQueue,
+    /// Where the rx thread sleeps until there is something that takes a thread to receive.
+    #[pin]
+    rx_wait: WaitQueue,
+    /// Not 0 when there is.
+    handed_over: Atomic<u32>,
     #[pin]
     threads: Mutex<Option<Threads>>,
     #[pin]
@@ -216,6 +256,8 @@ impl<S: Side> Connection<S> {
                 why <- SpinLockIrqSave::new(None, WHY_NAME, static_lock_class!()),
                 tx_wait <- WaitQueue::new(),
                 sent_wait <- WaitQueue::new(),
+                rx_wait <- WaitQueue::new(),
+                handed_over: Atomic::new(0),
                 threads <- Mutex::new(None, THREADS_NAME, static_lock_class!()),
                 work <- Work::new(WORK_NAME, static_lock_class!()),
             }? Error),
@@ -313,6 +355,7 @@ impl<S: Side> Connection<S> {
         usbip_dbg!(Event, "connection goes down: {}\n", why);
         self.tx_wait.wake_all();
         self.sent_wait.wake_all();
+        self.rx_wait.wake_all();
         true
     }
 
@@ -328,6 +371,17 @@ impl<S: Side> Connection<S> {
     /// See [`Self::wait_for_sender`]. Any context.
     pub fn wake_receiver(&self) {
         self.sent_wait.wake_all();
+    }
+
+    /// Makes the rx thread go on with what has arrived. Any context.
+    pub(crate) fn hand_over(&self) {
+        self.handed_over.store(1, Relaxed);
+        self.rx_wait.wake_all();
+    }
+
+    /// Whether the rx thread has been told to go on, or to end.
+    fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Relaxed) != 0 || self.is_dying() || kthread::should_stop()
     }
 
     fn transmit_loop(self: Arc<Self>, mut outbox: Outbox) {
@@ -371,11 +425,20 @@ impl<S: Side> Connection<S> {
 
     fn receive_loop(self: Arc<Self>) {
         let _noio = NoIoScope::new();
-        let Ok(mut inbox) = Inbox::new(&self.socket, &self.stats, self.patience.stall) else {
+        let inbox = Inbox::new(&self.socket, &self.stats, self.patience.stall);
+        let (Ok(mut inbox), Ok(direct)) = (inbox, Direct::install(&self)) else {
             self.kill(Down::NoMemory);
             return;
         };
         while !self.is_dying() && !kthread::should_stop() {
+            if let Some(direct) = direct.as_ref().filter(|_| inbox.is_between_pdus()) {
+                self.handed_over.store(0, Relaxed);
+                if direct.arm() {
+                    self.rx_wait.wait_until(|| self.is_handed_over());
+                    direct.disarm(&mut inbox);
+                    continue;
+                }
+            }
             let result = match inbox.header(|| self.side.awaits_reply()) {
                 Ok(Some(header)) => self.side.receive(&self, &header, &mut inbox),
                 Ok(None) => Err(Down::PeerClosed),

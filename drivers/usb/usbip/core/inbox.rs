@@ -77,6 +77,27 @@ impl<'a> Inbox<'a> {
         self.start += n.min(self.end - self.start);
     }
 
+    /// Whether nothing of the next PDU is in the buffer. If so, the socket waits for it as long as its
+    /// user wants.
+    pub(crate) fn is_between_pdus(&mut self) -> bool {
+        let is_empty = self.start == self.end;
+        if is_empty {
+            self.set_within_pdu(false);
+        }
+        is_empty
+    }
+
+    /// Takes over what was received elsewhere, at most as much as fits. The buffer must be empty.
+    pub(crate) fn take_over(&mut self, bytes: &[u8]) {
+        let len = bytes.len().min(self.buf.len());
+        if let (Some(to), Some(from)) = (self.buf.get_mut(..len), bytes.get(..len)) {
+            to.copy_from_slice(from);
+        }
+        // INVARIANT: `len` is at most the length of the buffer.
+        self.start = 0;
+        self.end = len;
+    }
+
     /// Reads the header of the next PDU; `None` if the peer closed the connection instead.
     ///
     /// `awaiting` tells whether replies are awaited, for when the socket has a receive timeout.

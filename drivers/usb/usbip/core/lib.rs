@@ -13,6 +13,7 @@
 
 pub mod connection;
 pub mod debug;
+mod direct;
 pub mod down;
 pub mod inbox;
 pub mod outbox;

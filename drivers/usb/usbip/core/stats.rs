@@ -31,6 +31,8 @@ pub struct Stats {
     pub receives: Atomic<i64>,
     /// See `receives`.
     pub sends: Atomic<i64>,
+    /// PDUs that were handled without the rx thread.
+    pub direct: Atomic<i64>,
     /// When something came last, as [`time::now_ms`].
     heard: Atomic<u64>,
     rtt: [Atomic<i64>; RTT_BUCKETS],
@@ -48,6 +50,7 @@ impl Stats {
             bytes_out: Atomic::new(0),
             receives: Atomic::new(0),
             sends: Atomic::new(0),
+            direct: Atomic::new(0),
             heard: Atomic::new(0),
             rtt: [const { Atomic::new(0) }; RTT_BUCKETS],
         }
@@ -99,6 +102,7 @@ impl Stats {
             ("bytes_out", &self.bytes_out),
             ("receives", &self.receives),
             ("sends", &self.sends),
+            ("direct", &self.direct),
         ] {
             writeln!(f, "{name} {}", counter.load(Relaxed))?;
         }

@@ -11,12 +11,13 @@ use crate::special::{Special, Specials};
 use crate::stub::Stub;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
+use kernel_ext::mm::Context;
 use kernel_ext::net::peer::Peer;
 use kernel_ext::prelude::*;
 use kernel_ext::time;
-use kernel_ext::usb::buffer::PagePool;
+use kernel_ext::usb::buffer::{Buffer, PagePool};
 use kernel_ext::usb::device::{Device, Endpoint};
-use kernel_ext::usb::transfer::{Anchor, Canceller, Transfer};
+use kernel_ext::usb::transfer::{Anchor, Canceller, Request, Transfer};
 use usbip_core::connection::{Connection, End, Side};
 use usbip_core::down::Down;
 use usbip_core::inbox::Inbox;
@@ -89,22 +90,9 @@ impl Server {
         let Some(token) = self.requests.admit(connection, cmd, body, inbox)? else {
             return Ok(());
         };
-        let transfer = Charge::new(
-            server::weight(cmd, body.iso_packets),
-            self.stub.shared().limits.total,
-        )
-        .ok_or(ENOMEM)
-        .and_then(|charge| {
-            let flight = Flight {
-                connection: connection.clone(),
-                token,
-                number_of_packets: cmd.number_of_packets,
-                accepted_ns: time::now_ns(),
-                _charge: charge,
-            };
-            let kind = request.endpoint.kind;
-            let buffer = server::buffer(request.length, kind, &self.pool)?;
-            Transfer::new(self.device().clone(), request, buffer, flight)
+        let kind = request.endpoint.kind;
+        let transfer = server::buffer(request.length, kind, &self.pool).and_then(|buffer| {
+            self.transfer(connection, cmd, request, token, buffer, Context::Process)
         });
         let Ok(mut transfer) = transfer else {
             server::skip(inbox, body)?;
@@ -126,6 +114,84 @@ impl Server {
         }
         self.dispatch(connection, token, transfer);
         Ok(())
+    }
+
+    /// What a request that was accepted is to become.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, also if all clients together have too much.
+    fn transfer(
+        &self,
+        connection: &Arc<Connection<Self>>,
+        cmd: &CmdSubmit,
+        request: Request,
+        token: Token,
+        buffer: Buffer,
+        place: Context,
+    ) -> Result<KBox<Transfer<Flight>>> {
+        let weight = server::weight(cmd, request.packets);
+        let charge = Charge::new(weight, self.stub.shared().limits.total).ok_or(ENOMEM)?;
+        let flight = Flight {
+            connection: connection.clone(),
+            token,
+            number_of_packets: cmd.number_of_packets,
+            accepted_ns: time::now_ns(),
+            _charge: charge,
+        };
+        Transfer::new(self.device().clone(), request, buffer, flight, place)
+    }
+
+    /// The endpoint of a request that does not have to wait for anything that usbcore carries out.
+    fn endpoint_direct(&self, cmd: &CmdSubmit) -> Option<Endpoint> {
+        if cmd.devid != self.stub.devid() || self.specials.is_busy() {
+            return None;
+        }
+        if cmd.ep == 0 && self.special(cmd.setup).is_some() {
+            return None;
+        }
+        self.device()
+            .endpoint(cmd.endpoint()?, cmd.direction == Direction::In)
+    }
+
+    /// What a control request is, if usbcore has to carry it out.
+    fn special(&self, setup: [u8; 8]) -> Option<Special> {
+        Special::parse(&Setup(setup), |number, is_in| {
+            self.device().endpoint(number, is_in)
+        })
+    }
+
+    /// Takes in a CMD_SUBMIT with the data that follows it, if nothing is in the way. Atomic context.
+    fn submit_direct(
+        &self,
+        connection: &Arc<Connection<Self>>,
+        cmd: &CmdSubmit,
+        data: &[u8],
+    ) -> Option<()> {
+        let Verdict::Accept(request, _) = request::check(cmd, self.endpoint_direct(cmd)).ok()?
+        else {
+            return None;
+        };
+        let token = self.requests.admit_direct(connection, cmd)?;
+        let place = Context::Atomic;
+        let transfer = Buffer::linear(request.length, place)
+            .and_then(|buffer| self.transfer(connection, cmd, request, token, buffer, place));
+        let Ok(mut transfer) = transfer else {
+            self.requests.withdraw(connection, token);
+            return None;
+        };
+        transfer.buffer_mut().write(0, data);
+        match start(connection, transfer, place) {
+            // The thread can wait for memory.
+            Err((error, transfer)) if error == ENOMEM => {
+                drop(transfer);
+                self.requests.withdraw(connection, token);
+                return None;
+            }
+            Err((error, transfer)) => fail(connection, error, transfer),
+            Ok(()) => {}
+        }
+        Some(())
     }
 
     /// The endpoint of a request, if there is one.
@@ -177,9 +243,7 @@ impl Server {
             }
             return launch(connection, transfer);
         }
-        let special = Special::parse(&Setup(request.setup), |number, is_in| {
-            self.device().endpoint(number, is_in)
-        });
+        let special = self.special(request.setup);
         match self
             .specials
             .take(transfer, special, &self.stub.shared().specials)
@@ -221,6 +285,26 @@ impl Side for Server {
         }
     }
 
+    fn measure(&self, header: &[u8; HEADER_LEN]) -> Option<usize> {
+        match Command::parse(header).ok()? {
+            Command::Submit(cmd) => server::measure_direct(&cmd, self.endpoint_direct(&cmd)?.kind),
+            // To cancel a transfer that went out in pieces may take long.
+            Command::Unlink(_) => None,
+        }
+    }
+
+    fn receive_direct(
+        &self,
+        connection: &Arc<Connection<Self>>,
+        header: &[u8; HEADER_LEN],
+        body: &[u8],
+    ) -> Result<bool, Down> {
+        Ok(match Command::parse(header).map_err(Down::Frame)? {
+            Command::Submit(cmd) => self.submit_direct(connection, &cmd, body).is_some(),
+            Command::Unlink(_) => false,
+        })
+    }
+
     fn transmit(&self, connection: &Connection<Self>, sender: &mut Sender<'_>) -> Result<(), Down> {
         self.requests.transmit(connection, sender)
     }
@@ -242,20 +326,39 @@ impl Side for Server {
     }
 }
 
-/// Hands a transfer to the device.
+/// Hands a transfer to the device. May sleep.
 pub(crate) fn launch(connection: &Arc<Connection<Server>>, transfer: KBox<Transfer<Flight>>) {
+    if let Err((error, transfer)) = start(connection, transfer, Context::Process) {
+        fail(connection, error, transfer);
+    }
+}
+
+/// Hands a transfer to the device, or gives it back with the error to answer the request with.
+fn start(
+    connection: &Arc<Connection<Server>>,
+    transfer: KBox<Transfer<Flight>>,
+    place: Context,
+) -> Result<(), (Error, KBox<Transfer<Flight>>)> {
     let server = connection.side();
+    let canceller = transfer.canceller();
+    let token = transfer.context.token;
+    if !matches!(server.requests.start(token, canceller), Start::Started) {
+        return Err((ECONNRESET, transfer));
+    }
+    transfer
+        .submit(server.anchor.as_ref(), place)
+        .map_err(|(error, transfer)| {
+            // It was cancelled in this moment.
+            let error = if error == EPERM { ECONNRESET } else { error };
+            (error, transfer)
+        })
+}
+
+/// Answers the request of a transfer that the device was not given.
+fn fail(connection: &Arc<Connection<Server>>, error: Error, transfer: KBox<Transfer<Flight>>) {
     let token = transfer.context.token;
     let packets = transfer.request().packets;
-    let canceller = transfer.canceller();
-    let requests = &server.requests;
-    if !matches!(requests.start(token, canceller), Start::Started) {
-        return requests.fail(connection, token, ECONNRESET, packets);
-    }
-    if let Err((error, transfer)) = transfer.submit(server.anchor.as_ref()) {
-        drop(transfer);
-        // It was cancelled in this moment.
-        let error = if error == EPERM { ECONNRESET } else { error };
-        requests.fail(connection, token, error, packets);
-    }
+    drop(transfer);
+    let requests = &connection.side().requests;
+    requests.fail(connection, token, error, packets);
 }

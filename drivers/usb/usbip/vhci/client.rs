@@ -13,7 +13,7 @@ use kernel_ext::net::peer::Peer;
 use kernel_ext::prelude::*;
 use kernel_ext::time;
 use kernel_ext::usb::urb::{Finished, Flags, Lent, Linked};
-use usbip_core::connection::{Connection, End, Side};
+use usbip_core::connection::{Connection, End, Side, MOST_DIRECT};
 use usbip_core::down::Down;
 use usbip_core::inbox::Inbox;
 use usbip_core::outbox::{Outbox, Sender};
@@ -32,7 +32,7 @@ use usbip_protocol::wire::{
 /// Up to how many bytes a payload is copied into the gathering buffer, so that its URB is sent
 /// together with others and never has to wait for the socket; a larger one is handed to the socket
 /// where it lies. Also up to how many received bytes are copied under the port's lock.
-const SMALL: u32 = 4096;
+const SMALL: u32 = MOST_DIRECT as u32;
 
 /// How long after the reply to a request the tx thread may take to say that the request was sent,
 /// in ms: what is left of it after the peer has read its last byte is to be scheduled.
@@ -176,12 +176,61 @@ impl Client {
         (pending.urb.unlink(guard), status)
     }
 
+    /// Takes in a reply all of which is in `here`, under one hold of the lock: the common case.
+    /// Returns how long its body is, or `None` if it is not one of those. Any context.
+    ///
+    /// # Errors
+    ///
+    /// The connection is to end.
+    fn ret_submit_small(
+        &self,
+        connection: &Connection<Self>,
+        ret: &wire::RetSubmit,
+        here: &[u8],
+    ) -> Result<Option<usize>, Down> {
+        let mut inner = self.port.inner.lock();
+        let Link::Up(session) = &mut inner.link else {
+            return Err(Down::Removed);
+        };
+        let meta = session.ledger.awaited(ret.seqnum);
+        let Some(len) = meta.and_then(|meta| small_body(ret, meta)) else {
+            return Ok(None);
+        };
+        let Some(bytes) = here.get(..len) else {
+            return Ok(None);
+        };
+        let RetSubmit::Receive {
+            token,
+            urb: mut pending,
+            unlinking,
+            ..
+        } = session.ledger.ret_submit(ret.seqnum)
+        else {
+            // `awaited` has said that it does.
+            return Ok(None);
+        };
+        session.ledger.received(token);
+        let round_trip = time::now_ns().saturating_sub(pending.sent_ns);
+        connection.stats().round_trip(round_trip);
+        pending.urb.write(0, bytes);
+        let done = self.finish(pending, &inner, connection, |urb| {
+            take_result(urb, ret, unlinking)
+        });
+        drop(inner);
+        give_back(Some(done));
+        Ok(Some(len))
+    }
+
     fn ret_submit(
         &self,
         connection: &Connection<Self>,
         ret: &wire::RetSubmit,
         inbox: &mut Inbox<'_>,
     ) -> Result<(), Down> {
+        if let Some(len) = self.ret_submit_small(connection, ret, inbox.buffered())? {
+            inbox.consume(len);
+            return Ok(());
+        }
         loop {
             let seen = self.let_go.load(Relaxed);
             let mut inner = self.port.inner.lock();
@@ -191,7 +240,7 @@ impl Client {
             match session.ledger.ret_submit(ret.seqnum) {
                 RetSubmit::Receive {
                     token,
-                    urb: mut pending,
+                    urb: pending,
                     meta,
                     unlinking,
                 } => {
@@ -210,21 +259,6 @@ impl Client {
                             return Err(Down::Body(error));
                         }
                     };
-                    let data = body.data as usize;
-                    // The common case, under one hold of the lock: all of it is here.
-                    if body.iso_packets == 0 && body.data <= SMALL {
-                        if let Some(bytes) = inbox.buffered().get(..data) {
-                            pending.urb.write(0, bytes);
-                            session.ledger.received(token);
-                            let done = self.finish(pending, &inner, connection, |urb| {
-                                take_result(urb, ret, unlinking)
-                            });
-                            drop(inner);
-                            inbox.consume(data);
-                            give_back(Some(done));
-                            return Ok(());
-                        }
-                    }
                     drop(inner);
                     return self
                         .receive_body(connection, ret, inbox, token, pending, body, unlinking);
@@ -331,6 +365,30 @@ impl Side for Client {
         match Reply::parse(header).map_err(Down::Frame)? {
             Reply::Submit(ret) => self.ret_submit(connection, &ret, inbox),
             Reply::Unlink(ret) => self.ret_unlink(connection, &ret),
+        }
+    }
+
+    fn measure(&self, header: &[u8; HEADER_LEN]) -> Option<usize> {
+        match Reply::parse(header).ok()? {
+            Reply::Submit(ret) => {
+                let meta = self.with_ledger(|ledger| ledger.awaited(ret.seqnum));
+                small_body(&ret, meta.flatten()?)
+            }
+            Reply::Unlink(_) => Some(0),
+        }
+    }
+
+    fn receive_direct(
+        &self,
+        connection: &Arc<Connection<Self>>,
+        header: &[u8; HEADER_LEN],
+        body: &[u8],
+    ) -> Result<bool, Down> {
+        match Reply::parse(header).map_err(Down::Frame)? {
+            Reply::Submit(ret) => self
+                .ret_submit_small(connection, &ret, body)
+                .map(|taken| taken.is_some()),
+            Reply::Unlink(ret) => self.ret_unlink(connection, &ret).map(|()| true),
         }
     }
 
@@ -461,6 +519,12 @@ fn push_descriptors(outbox: &mut Outbox, urb: &Linked) -> Result<(), Down> {
         }
     }
     Ok(())
+}
+
+/// How long the body of a reply is, if it is a payload of at most [`SMALL`] bytes or nothing.
+fn small_body(ret: &wire::RetSubmit, meta: UrbMeta) -> Option<usize> {
+    let body = ret.body(meta).ok()?;
+    (meta.iso_packets == 0 && body.data <= SMALL).then_some(body.data as usize)
 }
 
 /// Puts what the header of a reply says into the URB; returns the status.

@@ -10,10 +10,11 @@ use crate::udc::Udc;
 use kernel::rbtree::RBTreeNodeReservation;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
+use kernel_ext::mm::Context;
 use kernel_ext::net::peer::Peer;
 use kernel_ext::prelude::*;
 use kernel_ext::time;
-use kernel_ext::usb::buffer::PagePool;
+use kernel_ext::usb::buffer::{Buffer, PagePool};
 use kernel_ext::usb::gadget::State;
 use kernel_ext::usb::TransferType;
 use usbip_core::connection::{Connection, End, Side};
@@ -87,8 +88,8 @@ impl Server {
         };
         let packets = body.iso_packets;
         // All memory that it takes, so that nothing fails once it is complete.
-        let transfer = self
-            .allocate(token, cmd, kind, packets)
+        let transfer = server::buffer(cmd.length, kind, &self.pool)
+            .and_then(|buffer| self.allocate(token, cmd, kind, packets, buffer, Context::Process))
             .and_then(|transfer| Ok((transfer, RBTreeNodeReservation::new(GFP_KERNEL)?)));
         let Ok((mut transfer, node)) = transfer else {
             server::skip(inbox, body)?;
@@ -109,14 +110,59 @@ impl Server {
             self.requests.fail(connection, token, EINVAL, packets);
             return Ok(());
         }
-        let key = self.udc.data().bus.lock().next_key(index);
+        self.add(connection, index, transfer, node);
+        Ok(())
+    }
+
+    /// Takes in a CMD_SUBMIT with the data that follows it, if nothing is in the way. Atomic context.
+    fn submit_direct(
+        &self,
+        connection: &Connection<Self>,
+        cmd: &CmdSubmit,
+        data: &[u8],
+    ) -> Option<()> {
+        let (index, kind) = self.endpoint_direct(cmd)?;
+        if kind == TransferType::Control && server::check_control(cmd).is_err() {
+            return None;
+        }
+        let token = self.requests.admit_direct(connection, cmd)?;
+        let place = Context::Atomic;
+        let transfer = Buffer::linear(cmd.length, place)
+            .and_then(|buffer| self.allocate(token, cmd, kind, 0, buffer, place))
+            .and_then(|transfer| Ok((transfer, RBTreeNodeReservation::new(place.flags())?)));
+        let Ok((mut transfer, node)) = transfer else {
+            self.requests.withdraw(connection, token);
+            return None;
+        };
+        transfer.buffer.write(0, data);
+        self.add(connection, index, transfer, node);
+        Some(())
+    }
+
+    /// Adds a transfer that is complete to what its endpoint has to do. Any context.
+    fn add(
+        &self,
+        connection: &Connection<Self>,
+        index: usize,
+        transfer: KBox<Transfer>,
+        node: RBTreeNodeReservation<Key, KBox<Transfer>>,
+    ) {
+        let bus = &self.udc.data().bus;
+        let key = bus.lock().next_key(index);
+        let token = transfer.token;
         let node = node.into_node(key, transfer);
         if matches!(self.requests.start(token, key), Start::Started)
-            && self.udc.data().bus.lock().insert(node, index)
+            && bus.lock().insert(node, index)
         {
             connection.kick();
         }
-        Ok(())
+    }
+
+    /// The endpoint of a request, if there is one at the moment. Any context.
+    fn endpoint_direct(&self, cmd: &CmdSubmit) -> Option<(usize, TransferType)> {
+        let index = index(cmd.endpoint()?, cmd.direction == Direction::In);
+        let kind = self.udc.data().bus.lock().kind(index)?;
+        Some((index, kind))
     }
 
     /// What a request is for, and what follows its header; or why it is not carried out.
@@ -150,17 +196,16 @@ impl Server {
         connection: &Connection<Self>,
         cmd: &CmdSubmit,
     ) -> Option<(usize, TransferType)> {
-        let index = index(cmd.endpoint()?, cmd.direction == Direction::In);
-        let bus = &self.udc.data().bus;
-        if let Some(kind) = bus.lock().kind(index) {
-            return Some((index, kind));
+        let found = self.endpoint_direct(cmd);
+        if found.is_some() {
+            return found;
         }
         // A client that does not wait for the reply to SET_CONFIGURATION.
+        let bus = &self.udc.data().bus;
         self.waiting.store(1, Relaxed);
         connection.wait_for_sender(CHANGE_MS, || !bus.lock().is_changing());
         self.waiting.store(0, Relaxed);
-        let kind = bus.lock().kind(index)?;
-        Some((index, kind))
+        self.endpoint_direct(cmd)
     }
 
     fn allocate(
@@ -169,15 +214,16 @@ impl Server {
         cmd: &CmdSubmit,
         kind: TransferType,
         count: u32,
+        buffer: Buffer,
+        place: Context,
     ) -> Result<KBox<Transfer>> {
         let charge = Charge::new(
             server::weight(cmd, count),
             self.udc.data().shared().limits.total,
         )
         .ok_or(ENOMEM)?;
-        let buffer = server::buffer(cmd.length, kind, &self.pool)?;
         let mut packets = KVVec::new();
-        packets.extend_with(count as usize, iso::Packet::default(), GFP_KERNEL)?;
+        packets.extend_with(count as usize, iso::Packet::default(), place.flags())?;
         let is_in = cmd.direction == Direction::In;
         let may_end_empty = matches!(kind, TransferType::Bulk | TransferType::Interrupt);
         Ok(KBox::new(
@@ -200,7 +246,7 @@ impl Server {
                 accepted_ns: time::now_ns(),
                 _charge: charge,
             },
-            GFP_KERNEL,
+            place.flags(),
         )?)
     }
 
@@ -282,6 +328,28 @@ impl Side for Server {
                 Ok(())
             }
         }
+    }
+
+    fn measure(&self, header: &[u8; HEADER_LEN]) -> Option<usize> {
+        match Command::parse(header).ok()? {
+            Command::Submit(cmd) => {
+                let (_, kind) = self.endpoint_direct(&cmd)?;
+                server::measure_direct(&cmd, kind)
+            }
+            Command::Unlink(_) => None,
+        }
+    }
+
+    fn receive_direct(
+        &self,
+        connection: &Arc<Connection<Self>>,
+        header: &[u8; HEADER_LEN],
+        body: &[u8],
+    ) -> Result<bool, Down> {
+        Ok(match Command::parse(header).map_err(Down::Frame)? {
+            Command::Submit(cmd) => self.submit_direct(connection, &cmd, body).is_some(),
+            Command::Unlink(_) => false,
+        })
     }
 
     fn transmit(&self, connection: &Connection<Self>, sender: &mut Sender<'_>) -> Result<(), Down> {

@@ -6,6 +6,7 @@ use super::Completion;
 use super::Transfer;
 use crate::bindings;
 use crate::errno::*;
+use crate::mm::Context;
 use crate::usb::urb::Flags;
 use core::ptr::NonNull;
 use kernel::error::to_result;
@@ -44,24 +45,24 @@ pub(super) struct Outcome {
 }
 
 impl Pieces {
-    /// URBs for `count` pieces behind the first. May sleep.
-    pub(super) fn new(count: usize) -> Result<Arc<Self>> {
+    /// URBs for `count` pieces behind the first.
+    pub(super) fn new(count: usize, place: Context) -> Result<Arc<Self>> {
         // Owns what was allocated, also when this fails half way.
         let mut this = Self {
-            urbs: KVec::with_capacity(count, GFP_KERNEL)?,
+            urbs: KVec::with_capacity(count, place.flags())?,
             submitted: Atomic::new(0),
             pending: Atomic::new(0),
             stopped: Atomic::new(0),
             refused: Atomic::new(0),
         };
         for _ in 0..count {
-            // SAFETY: No requirements.
-            let urb = unsafe { bindings::usb_alloc_urb(0, bindings::GFP_KERNEL) };
+            // SAFETY: Sleeps only where that is allowed.
+            let urb = unsafe { bindings::usb_alloc_urb(0, place.gfp()) };
             // INVARIANT: The reference is that of the allocation.
             this.urbs
-                .push(NonNull::new(urb).ok_or(ENOMEM)?, GFP_KERNEL)?;
+                .push(NonNull::new(urb).ok_or(ENOMEM)?, place.flags())?;
         }
-        Ok(Arc::new(this, GFP_KERNEL)?)
+        Ok(Arc::new(this, place.flags())?)
     }
 
     /// The URB of piece `index`, where `first` is that of the first.
@@ -154,11 +155,13 @@ impl<C: Completion> Transfer<C> {
     ///
     /// # Safety
     ///
-    /// The URBs are filled and ours alone; `anchor` must be valid, and be killed before it goes.
+    /// The URBs are filled and ours alone; `anchor` must be valid, and be killed before it goes;
+    /// `place` must be true.
     pub(super) unsafe fn submit_pieces(
         self: KBox<Self>,
         pieces: &Pieces,
         anchor: *mut bindings::usb_anchor,
+        place: Context,
     ) -> Result<(), (Error, KBox<Self>)> {
         let first = self.urb;
         let context = self.into_foreign();
@@ -172,7 +175,7 @@ impl<C: Completion> Transfer<C> {
             result = unsafe {
                 (*urb).context = context.cast();
                 bindings::usb_anchor_urb(urb, anchor);
-                to_result(bindings::usb_submit_urb(urb, bindings::GFP_KERNEL))
+                to_result(bindings::usb_submit_urb(urb, place.gfp()))
                     .inspect_err(|_| bindings::usb_unanchor_urb(urb))
             };
             if let Err(error) = &result {

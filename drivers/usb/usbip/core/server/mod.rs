@@ -15,6 +15,7 @@ use crate::usbip_dbg;
 use kernel::static_lock_class;
 use kernel::sync::atomic::{Atomic, Full, Relaxed};
 use kernel::sync::Arc;
+use kernel_ext::mm::Context;
 use kernel_ext::prelude::*;
 use kernel_ext::random;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
@@ -23,7 +24,7 @@ use kernel_ext::usb::TransferType;
 use usbip_protocol::iso::{Packet, DESCRIPTOR_LEN};
 use usbip_protocol::ledger::server::{
     bucket_len, Bucket, Caps, Completed, Drained, Entry, Failure, Overflow, Refusal, ServerLedger,
-    Start, TxReply, Unlink,
+    Start, TxReply, Unlink, Withdrawn,
 };
 use usbip_protocol::ledger::Token;
 use usbip_protocol::limits::{MAX_DRAIN_BYTES, MAX_EXTRA_REPLIES, MAX_ISO_PACKETS};
@@ -133,6 +134,35 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
             ledger <- SpinLockIrqSave::new(new_ledger(caps)?, LEDGER_NAME, static_lock_class!()),
             short: Atomic::new(0),
         }? Error)
+    }
+
+    /// Accepts a request without isochronous packets, before memory is allocated for it, unless it is one
+    /// to be refused. Any context.
+    pub fn admit_direct<S: Side>(
+        &self,
+        connection: &Connection<S>,
+        cmd: &CmdSubmit,
+    ) -> Option<Token> {
+        let mut ledger = self.ledger.lock();
+        let token = ledger.admit(cmd.seqnum, weight(cmd, 0)).ok()?;
+        count(&ledger, connection.stats());
+        Stats::count(&connection.stats().urbs);
+        Some(token)
+    }
+
+    /// Undoes [`Self::admit_direct`], and [`Self::start`]: the request has not gone to the device. Any
+    /// context.
+    pub fn withdraw<S: Side>(&self, connection: &Connection<S>, token: Token) {
+        let withdrawn = {
+            let mut ledger = self.ledger.lock();
+            let withdrawn = ledger.withdraw(token);
+            count(&ledger, connection.stats());
+            withdrawn
+        };
+        if let Withdrawn::Forgotten(handle) = withdrawn {
+            connection.stats().urbs.add(-1, Relaxed);
+            drop(handle);
+        }
     }
 
     /// Accepts a request whose body is `body`, before memory is allocated for it. If there are too
@@ -353,18 +383,29 @@ fn count<H, D>(ledger: &Ledger<H, D>, stats: &Stats) {
     stats.in_flight.store(requests, Relaxed);
 }
 
+/// Up to this size a buffer in one piece is as easily had as pages, in bytes.
+const EASY: u32 = 16 * 1024;
+
 /// A buffer for a request. It is not cleared. May sleep.
 ///
 /// # Errors
 ///
 /// `ENOMEM`.
 pub fn buffer(length: u32, kind: TransferType, pool: &Arc<PagePool>) -> Result<Buffer> {
-    /// Up to this size a buffer in one piece is as easily had as pages, in bytes.
-    const EASY: u32 = 16 * 1024;
     if length <= EASY || kind != TransferType::Bulk {
-        return Buffer::linear(length);
+        return Buffer::linear(length, Context::Process);
     }
     Buffer::pages(length, pool)
+}
+
+/// How many bytes of data follow a request that is for an endpoint of this type, if it is one for
+/// [`Side::receive_direct`]: with a buffer that is easily had, and no isochronous packets. Any context.
+pub fn measure_direct(cmd: &CmdSubmit, kind: TransferType) -> Option<usize> {
+    if cmd.length > EASY || kind == TransferType::Isochronous {
+        return None;
+    }
+    // CAST: At most `EASY`.
+    cmd.body(false).ok().map(|body| body.data as usize)
 }
 
 /// What a request takes of the limits, in bytes: its buffer and what is kept of its packets.
