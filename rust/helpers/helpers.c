@@ -21,6 +21,7 @@
 #include <linux/sockptr.h>
 #include <linux/spinlock.h>
 #include <linux/tcp.h>
+#include <linux/uio.h>
 #include <linux/usb.h>
 #include <linux/usb/gadget.h>
 #include <linux/usb/hcd.h>
@@ -616,6 +617,56 @@ bool kernel_ext_helper_tcp_is_quiet(struct sock *sk)
 	       READ_ONCE(sk->sk_rcvtimeo) == MAX_SCHEDULE_TIMEOUT;
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_is_quiet);
+
+/*
+ * Takes the lock of a socket where others sleep for it, if nobody has it who does, and if what is sent
+ * goes to the peer as it is. Not with interrupts off: sending ends with local_bh_enable().
+ */
+bool kernel_ext_helper_tcp_lock_now(struct socket *sock)
+{
+	struct sock *sk = sock->sk;
+
+	if (irqs_disabled() || !sk_is_tcp(sk))
+		return false;
+	local_bh_disable();
+	bh_lock_sock(sk);
+	if (!sock_owned_by_user(sk) && !inet_csk_has_ulp(sk))
+		return true;
+	bh_unlock_sock(sk);
+	local_bh_enable();
+	return false;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_lock_now);
+
+void kernel_ext_helper_tcp_unlock_now(struct socket *sock)
+{
+	bh_unlock_sock(sock->sk);
+	local_bh_enable();
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_unlock_now);
+
+/*
+ * With the lock of the socket, in atomic context: sends as much as there is room for. Not for whoever
+ * sleeps for the lock and is working through what has arrived meanwhile: TCP might do that once more
+ * from here.
+ */
+int kernel_ext_helper_tcp_send_now(struct sock *sk, const void *buf, size_t len)
+{
+	struct msghdr msg = { .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL };
+	struct kvec vec = { .iov_base = (void *)buf, .iov_len = len };
+	gfp_t allocation = sk->sk_allocation;
+	int ret;
+
+	if (sock_owned_by_user(sk))
+		return -EAGAIN;
+	/* Those who sleep in the socket allocate with its lock held, too. */
+	sk->sk_allocation = GFP_ATOMIC;
+	iov_iter_kvec(&msg.msg_iter, ITER_SOURCE, &vec, 1, len);
+	ret = tcp_sendmsg_locked(sk, &msg, len);
+	sk->sk_allocation = allocation;
+	return ret;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_send_now);
 
 static int tcp_reader_take(read_descriptor_t *desc, struct sk_buff *skb, unsigned int offset,
 			   size_t len)

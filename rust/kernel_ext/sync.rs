@@ -3,4 +3,5 @@
 //! Locks and waiting.
 
 pub mod irqsave;
+pub mod turn;
 pub mod wait;

@@ -15,6 +15,7 @@ use crate::bindings;
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::types::Opaque;
@@ -37,7 +38,7 @@ pub trait Receiver: Send + Sync + Sized + 'static {
     fn state_changed(&self, state: &mut Self::State);
 }
 
-/// What has arrived at a socket, for whoever has its lock.
+/// A TCP socket whose lock is held: what has arrived there, and a way to send.
 pub struct Arrived<'a> {
     sk: *mut bindings::sock,
     _lock: PhantomData<&'a mut ()>,
@@ -70,11 +71,48 @@ impl Arrived<'_> {
         take::<F>
     }
 
+    /// Sends as many of `bytes` as there is room for, and returns how many; it has copied them. Whoever
+    /// sends with [`Socket::send`] meanwhile comes before or behind that. Atomic context.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN`: there is no room or no memory, or this is not a softirq. Others as [`Socket::send`].
+    pub fn send(&mut self, bytes: &[u8]) -> Result<usize> {
+        // SAFETY: By the existence of `self` the lock of the socket is held; `bytes` is valid for reads.
+        let n = unsafe { bindings::tcp_send_now(self.sk, bytes.as_ptr().cast(), bytes.len()) };
+        to_result(n)?;
+        Ok(usize::try_from(n).unwrap_or(0))
+    }
+
     /// Whether [`Socket::recv`] would wait now, and for as long as it takes: there is nothing to read, no
     /// end of the stream nor an error to hear of, and no [timeout](Socket::recv_timeout).
     pub fn is_quiet(&self) -> bool {
         // SAFETY: By the existence of `self` the lock of the socket is held.
         unsafe { bindings::tcp_is_quiet(self.sk) }
+    }
+}
+
+impl Socket {
+    /// Calls `f` with the lock of the socket, for a TCP socket that nobody else uses at the moment. Not
+    /// where interrupts are off, or for one with kernel TLS: `None` is returned then. `f` is called in
+    /// atomic context.
+    ///
+    /// Whoever calls this must not hold a lock that is taken in a [`Receiver`], nor be called by one of
+    /// the same socket.
+    pub fn with_lock_now<T>(&self, f: impl FnOnce(&mut Arrived<'_>) -> T) -> Option<T> {
+        // SAFETY: The socket is valid; if its lock was taken it is given back.
+        unsafe {
+            if !bindings::tcp_lock_now(self.as_ptr()) {
+                return None;
+            }
+            let mut arrived = Arrived {
+                sk: (*self.as_ptr()).sk,
+                _lock: PhantomData,
+            };
+            let result = f(&mut arrived);
+            bindings::tcp_unlock_now(self.as_ptr());
+            Some(result)
+        }
     }
 }
 
