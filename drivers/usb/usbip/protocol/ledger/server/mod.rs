@@ -331,6 +331,14 @@ where
         Ok(Unlink::Answered { wake })
     }
 
+    /// What [`Self::next_reply`] would take.
+    pub fn peek_reply(&self) -> Option<&TxKind<D>> {
+        match &self.entries.get(self.queue.front()? as usize)?.state {
+            State::Reply { kind, .. } => Some(kind),
+            _ => None,
+        }
+    }
+
     /// Takes the next reply from the queue. What it was charged stays charged until
     /// [`Self::sent`].
     pub fn next_reply(&mut self) -> Option<TxReply<D>> {
