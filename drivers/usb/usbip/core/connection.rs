@@ -31,7 +31,9 @@ use kernel::sync::{Arc, Mutex};
 use kernel::workqueue::{impl_has_work, Work, WorkItem};
 use kernel_ext::kthread::{self, KThread};
 use kernel_ext::net::socket::{How, Socket};
+use kernel_ext::net::tap::Arrived;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
+use kernel_ext::sync::turn::Turn;
 use kernel_ext::sync::wait::WaitQueue;
 use kernel_ext::task::NoIoScope;
 use kernel_ext::time::{self, Msecs};
@@ -78,6 +80,10 @@ static WORK_NAME: &CStr = c"usbip_connection";
 /// system asks a disk for, and more than any other request that is in a hurry.
 pub const MOST_DIRECT: usize = 4096;
 
+/// How often what was queued is sent behind PDUs that were taken in directly, before the tx thread is
+/// woken up for what was queued meanwhile.
+const SENDS: u32 = 2;
+
 /// One end of the protocol: what to do with PDUs.
 pub trait Side: Send + Sync + Sized + 'static {
     /// The name of the receiving thread.
@@ -109,6 +115,12 @@ pub trait Side: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Whether so much is under way that PDUs are better taken in together than at once, if they come one
+    /// by one. Atomic context.
+    fn is_busy(&self) -> bool {
+        false
+    }
+
     /// Handles a whole PDU, if it can be done in atomic context: returns whether it was. If not,
     /// nothing has happened, and [`Self::receive`] is called for the same PDU.
     ///
@@ -124,6 +136,23 @@ pub trait Side: Send + Sync + Sized + 'static {
         body: &[u8],
     ) -> Result<bool, Down> {
         let _ = (connection, header, body);
+        Ok(false)
+    }
+
+    /// Gathers of what is queued what is small, as long as there is room. Returns whether nothing is
+    /// left to do for [`Self::transmit`].
+    ///
+    /// Atomic context, never at the same time as [`Self::transmit`].
+    ///
+    /// # Errors
+    ///
+    /// The reason for which the connection is to end.
+    fn transmit_direct(
+        &self,
+        connection: &Connection<Self>,
+        outbox: &mut Outbox,
+    ) -> Result<bool, Down> {
+        let _ = (connection, outbox);
         Ok(false)
     }
 
@@ -191,8 +220,12 @@ pub struct Connection<S: Side> {
     stats: Arc<Stats>,
     queue: Arc<OwnedQueue>,
     patience: Patience,
-    /// Not 0 when something was queued since the tx thread last looked.
+    /// Not 0 when something was queued since somebody has last looked who sends.
     kicked: Atomic<u32>,
+    /// Not 0 while PDUs are taken in directly: what is queued meanwhile is sent behind them.
+    collecting: Atomic<u32>,
+    /// What is being sent. Whoever has it may take from the queue.
+    outbox: Turn<Outbox>,
     /// Not 0 once a reason to go down was given.
     dying: Atomic<u32>,
     #[pin]
@@ -252,6 +285,8 @@ impl<S: Side> Connection<S> {
                 queue,
                 patience,
                 kicked: Atomic::new(0),
+                collecting: Atomic::new(0),
+                outbox: Turn::new(Outbox::new()?),
                 dying: Atomic::new(0),
                 why <- SpinLockIrqSave::new(None, WHY_NAME, static_lock_class!()),
                 tx_wait <- WaitQueue::new(),
@@ -296,9 +331,8 @@ impl<S: Side> Connection<S> {
     }
 
     fn spawn(self: &Arc<Self>) -> Result<Threads> {
-        let outbox = Outbox::new()?;
         let this = self.clone();
-        let tx = KThread::spawn(S::TX_NAME, move || this.transmit_loop(outbox))?;
+        let tx = KThread::spawn(S::TX_NAME, move || this.transmit_loop())?;
         let this = self.clone();
         match KThread::spawn(S::RX_NAME, move || this.receive_loop()) {
             Ok(rx) => Ok(Threads { rx, tx }),
@@ -324,11 +358,81 @@ impl<S: Side> Connection<S> {
         &self.socket
     }
 
-    /// Tells the tx thread that there is something to send. Any context.
+    /// Sees to it that what was queued is sent: by the tx thread, or by whoever is taking in PDUs
+    /// directly. Any context.
     #[inline]
     pub fn kick(&self) {
-        if self.kicked.xchg(1, Full) == 0 {
+        // Full: either `collect` sees this, or this sees that nobody is collecting any more.
+        if self.kicked.xchg(1, Full) == 0 && self.collecting.load(Relaxed) == 0 {
             self.tx_wait.wake_all();
+        }
+    }
+
+    /// As [`Self::kick`], but sends here and now if that is possible: for what is likely to be alone, and
+    /// so gains nothing from being sent together with others. Any context, with no lock held.
+    pub fn kick_now(self: &Arc<Self>) {
+        if self.kicked.xchg(1, Full) != 0 || self.collecting.load(Relaxed) != 0 {
+            return;
+        }
+        self.socket.with_lock_now(|socket| self.send_now(socket));
+        self.wake_sender_if_kicked();
+    }
+
+    /// Calls `take_in`, which takes in PDUs, and then sends what was queued meanwhile.
+    pub(crate) fn collect(
+        self: &Arc<Self>,
+        socket: &mut Arrived<'_>,
+        take_in: impl FnOnce(&mut Arrived<'_>),
+    ) {
+        self.collecting.store(1, Relaxed);
+        take_in(socket);
+        // A virtual controller queues replies while it looks for some.
+        for _ in 0..SENDS {
+            if self.kicked.load(Relaxed) == 0 || !self.send_now(socket) {
+                break;
+            }
+        }
+        self.collecting.xchg(0, Full);
+        self.wake_sender_if_kicked();
+    }
+
+    /// Sends what is queued and small, unless somebody is sending. Returns whether that was all.
+    fn send_now(self: &Arc<Self>, socket: &mut Arrived<'_>) -> bool {
+        let Some(mut outbox) = self.outbox.take() else {
+            return false;
+        };
+        // Full: what was queued before the kick is seen below.
+        let is_all =
+            self.kicked.xchg(0, Full) == 0 || self.gather_and_send_now(&mut outbox, socket);
+        if !is_all {
+            self.kicked.store(1, Relaxed);
+        }
+        is_all
+    }
+
+    /// What is left is the tx thread's. To be called when the outbox was taken and is free again, which
+    /// has full ordering: either this sees a kick, or whoever kicks sees that nobody is sending.
+    fn wake_sender_if_kicked(&self) {
+        if self.kicked.load(Relaxed) != 0 {
+            self.tx_wait.wake_all();
+        }
+    }
+
+    /// Returns whether nothing is left to be sent.
+    fn gather_and_send_now(
+        self: &Arc<Self>,
+        outbox: &mut Outbox,
+        socket: &mut Arrived<'_>,
+    ) -> bool {
+        if !outbox.is_empty() || self.is_dying() {
+            return false;
+        }
+        match self.side.transmit_direct(self, outbox) {
+            Ok(is_all) => outbox.send_now(socket, &self.stats) && is_all,
+            Err(why) => {
+                self.kill(why);
+                false
+            }
         }
     }
 
@@ -384,14 +488,33 @@ impl<S: Side> Connection<S> {
         self.handed_over.load(Relaxed) != 0 || self.is_dying() || kthread::should_stop()
     }
 
-    fn transmit_loop(self: Arc<Self>, mut outbox: Outbox) {
-        let _noio = NoIoScope::new();
+    /// Sends what is queued, once whoever is sending has come to the end. tx thread.
+    fn transmit(self: &Arc<Self>) -> Result<(), Down> {
+        let Some(mut outbox) = self.outbox.take() else {
+            return Ok(());
+        };
+        // Full: what was queued before the kick is seen below.
+        if self.kicked.xchg(0, Full) == 0 {
+            return Ok(());
+        }
         let mut sender = Sender {
             outbox: &mut outbox,
             socket: &self.socket,
             stats: &self.stats,
         };
-        let awake = || self.kicked.load(Relaxed) != 0 || self.is_dying() || kthread::should_stop();
+        if !sender.outbox().is_empty() {
+            sender.flush()?;
+        }
+        self.side.transmit(self, &mut sender)
+    }
+
+    fn transmit_loop(self: Arc<Self>) {
+        let _noio = NoIoScope::new();
+        let awake = || {
+            self.kicked.load(Relaxed) != 0 && !self.outbox.is_taken()
+                || self.is_dying()
+                || kthread::should_stop()
+        };
         loop {
             let deadline = self.side.deadline(self.stats.heard_ms());
             if deadline.is_some_and(|deadline| deadline <= time::now_ms()) {
@@ -412,11 +535,7 @@ impl<S: Side> Connection<S> {
             if self.is_dying() || kthread::should_stop() {
                 break;
             }
-            // Full: what was queued before the kick is seen below.
-            if self.kicked.xchg(0, Full) == 0 {
-                continue;
-            }
-            if let Err(why) = self.side.transmit(&self, &mut sender) {
+            if let Err(why) = self.transmit() {
                 self.kill(why);
                 break;
             }

@@ -20,6 +20,10 @@
 //! stream stays in order. Other sockets, and those whose user wants to hear of silence (`SO_RCVTIMEO`),
 //! are read by the thread alone.
 //!
+//! A peer that sends one PDU at a time although it has many to answer, as C servers do, is read by the
+//! thread as well: while that is being woken up more comes in, and whatever is done because of it, as
+//! to send the next requests, is done once.
+//!
 //! C counterpart: none; both C drivers receive in a thread. The iSCSI initiator
 //! (`drivers/scsi/iscsi_tcp.c`) receives in the same way.
 
@@ -33,6 +37,12 @@ use kernel_ext::prelude::*;
 /// The length of a PDU header.
 const HEADER: usize = 48;
 
+/// So many PDUs that came alone while others were awaited say that the peer sends them that way.
+const ALONE: u32 = 4;
+
+/// So often the thread gets what arrives before it is found out once more how the peer sends.
+const PROBE: u32 = 64;
+
 /// What has arrived of a PDU.
 ///
 /// # Invariants
@@ -45,6 +55,12 @@ pub(crate) struct Partial {
     have: usize,
     /// [`HEADER`] as long as the header is not complete, then the length of the PDU.
     need: usize,
+    /// PDUs handled since the last time that something arrived.
+    handled: u32,
+    /// How often one came alone, up to [`ALONE`].
+    alone: u32,
+    /// How often the thread got something because of that.
+    left: u32,
 }
 
 impl Partial {
@@ -58,6 +74,9 @@ impl Partial {
             buf,
             have: 0,
             need: HEADER,
+            handled: 0,
+            alone: 0,
+            left: 0,
         })
     }
 
@@ -110,6 +129,19 @@ impl<S: Side> Here<S> {
         (read, true)
     }
 
+    /// Whether the thread should take in what has arrived, because it would only be a part of it.
+    fn is_for_thread(&self, partial: &mut Partial) -> bool {
+        if partial.alone < ALONE {
+            return false;
+        }
+        partial.left += 1;
+        if partial.left == PROBE || !self.0.side().is_busy() {
+            partial.alone = 0;
+            partial.left = 0;
+        }
+        partial.alone == ALONE
+    }
+
     /// Handles a header or a PDU that is complete. Returns whether that was possible.
     fn handle(&self, partial: &mut Partial) -> bool {
         let Some((header, body)) = partial.bytes().split_first_chunk::<HEADER>() else {
@@ -130,6 +162,7 @@ impl<S: Side> Here<S> {
         match side.receive_direct(&self.0, header, body) {
             Ok(true) => {
                 Stats::count(&self.0.stats().direct);
+                partial.handled += 1;
                 partial.reset();
                 true
             }
@@ -149,20 +182,32 @@ impl<S: Side> Receiver for Here<S> {
         if !partial.is_armed {
             return false;
         }
+        if self.is_for_thread(partial) {
+            partial.is_armed = false;
+            self.0.hand_over();
+            return true;
+        }
         let mut bytes = 0;
         let mut goes_on = true;
-        arrived.read(|piece| {
-            if !goes_on {
-                return 0;
+        partial.handled = 0;
+        self.0.collect(arrived, |arrived| {
+            arrived.read(|piece| {
+                if !goes_on {
+                    return 0;
+                }
+                let (read, more) = self.read(partial, piece);
+                bytes += read;
+                goes_on = more;
+                read
+            });
+            if bytes > 0 {
+                self.0.stats().received(bytes);
             }
-            let (read, more) = self.read(partial, piece);
-            bytes += read;
-            goes_on = more;
-            read
         });
-        if bytes > 0 {
-            self.0.stats().received(bytes);
-        }
+        partial.alone = match partial.handled {
+            1 if self.0.side().is_busy() => ALONE.min(partial.alone + 1),
+            _ => 0,
+        };
         // The rest of a PDU may be long in coming; the thread knows how long to wait.
         if !goes_on || partial.have > 0 || !arrived.is_quiet() {
             partial.is_armed = false;

@@ -5,6 +5,7 @@
 use crate::down::Down;
 use crate::stats::Stats;
 use kernel_ext::net::socket::{IoPage, IoSlice, Socket};
+use kernel_ext::net::tap::Arrived;
 use kernel_ext::prelude::*;
 
 /// How many bytes of small messages are gathered for one `sendmsg`.
@@ -31,10 +32,11 @@ const PAGES: usize = 32;
 ///
 /// # Invariants
 ///
-/// `end <= buf.len()`; the bytes before `end` are gathered.
+/// `start <= end <= buf.len()`; the bytes between `start` and `end` are gathered.
 pub struct Outbox {
     /// [`GATHER`] bytes, written over again and again.
     buf: KVVec<u8>,
+    start: usize,
     end: usize,
 }
 
@@ -47,8 +49,12 @@ impl Outbox {
     pub(crate) fn new() -> Result<Self> {
         let mut buf = KVVec::with_capacity(GATHER, GFP_KERNEL)?;
         buf.extend_with(GATHER, 0, GFP_KERNEL)?;
-        // INVARIANT: 0 <= GATHER.
-        Ok(Self { buf, end: 0 })
+        // INVARIANT: 0 <= 0 <= GATHER.
+        Ok(Self {
+            buf,
+            start: 0,
+            end: 0,
+        })
     }
 
     /// How many bytes can still be gathered.
@@ -58,7 +64,7 @@ impl Outbox {
 
     /// Whether nothing is gathered.
     pub fn is_empty(&self) -> bool {
-        self.end == 0
+        self.start == self.end
     }
 
     /// Gathers `bytes`; whoever calls it has seen to [`Self::room`]. Any context.
@@ -84,12 +90,32 @@ impl Outbox {
     }
 
     fn gathered(&self) -> &[u8] {
-        self.buf.get(..self.end).unwrap_or(&[])
+        self.buf.get(self.start..self.end).unwrap_or(&[])
     }
 
     fn clear(&mut self) {
         // INVARIANT: Nothing is gathered.
+        self.start = 0;
         self.end = 0;
+    }
+
+    /// Sends what was gathered, as far as the socket takes it at once; the rest stays. Returns whether
+    /// nothing is left. Atomic context.
+    pub(crate) fn send_now(&mut self, socket: &mut Arrived<'_>, stats: &Stats) -> bool {
+        while !self.is_empty() {
+            match socket.send(self.gathered()) {
+                Ok(n) if n > 0 => {
+                    account(stats, n);
+                    Stats::count(&stats.direct_sends);
+                    // INVARIANT: At most `end`.
+                    self.start = self.end.min(self.start + n);
+                }
+                // An error comes again when it is waited for.
+                _ => return false,
+            }
+        }
+        self.clear();
+        true
     }
 }
 
@@ -186,8 +212,7 @@ impl Sender<'_> {
     }
 
     fn account(&self, n: usize) {
-        Stats::count(&self.stats.sends);
-        Stats::add(&self.stats.bytes_out, n);
+        account(self.stats, n);
     }
 
     fn send_pieces<'p>(
@@ -223,6 +248,12 @@ impl Sender<'_> {
         }
         Ok(())
     }
+}
+
+/// Counts a call of `sendmsg` that has sent `n` bytes.
+fn account(stats: &Stats, n: usize) {
+    Stats::count(&stats.sends);
+    Stats::add(&stats.bytes_out, n);
 }
 
 /// Puts the next piece and those behind it in `iov`, for as long as there are any and room for them;

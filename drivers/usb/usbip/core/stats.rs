@@ -33,6 +33,8 @@ pub struct Stats {
     pub sends: Atomic<i64>,
     /// PDUs that were handled without the rx thread.
     pub direct: Atomic<i64>,
+    /// Of the calls of `sendmsg`, those without the tx thread.
+    pub direct_sends: Atomic<i64>,
     /// When something came last, as [`time::now_ms`].
     heard: Atomic<u64>,
     rtt: [Atomic<i64>; RTT_BUCKETS],
@@ -51,6 +53,7 @@ impl Stats {
             receives: Atomic::new(0),
             sends: Atomic::new(0),
             direct: Atomic::new(0),
+            direct_sends: Atomic::new(0),
             heard: Atomic::new(0),
             rtt: [const { Atomic::new(0) }; RTT_BUCKETS],
         }
@@ -103,6 +106,7 @@ impl Stats {
             ("receives", &self.receives),
             ("sends", &self.sends),
             ("direct", &self.direct),
+            ("direct_sends", &self.direct_sends),
         ] {
             writeln!(f, "{name} {}", counter.load(Relaxed))?;
         }

@@ -34,7 +34,7 @@ impl Completion for Flight {
         let connection = transfer.context.connection.clone();
         let token = transfer.context.token;
         let requests = &connection.side().requests;
-        requests.complete(&connection, token, Done::Transfer(transfer));
+        requests.complete_now(&connection, token, Done::Transfer(transfer));
     }
 }
 

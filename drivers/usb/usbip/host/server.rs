@@ -21,7 +21,7 @@ use kernel_ext::usb::transfer::{Anchor, Canceller, Request, Transfer};
 use usbip_core::connection::{Connection, End, Side};
 use usbip_core::down::Down;
 use usbip_core::inbox::Inbox;
-use usbip_core::outbox::Sender;
+use usbip_core::outbox::{Outbox, Sender};
 use usbip_core::server::{self, Charge, Requests};
 use usbip_protocol::ledger::server::{Drained, Start};
 use usbip_protocol::ledger::Token;
@@ -303,6 +303,14 @@ impl Side for Server {
             Command::Submit(cmd) => self.submit_direct(connection, &cmd, body).is_some(),
             Command::Unlink(_) => false,
         })
+    }
+
+    fn transmit_direct(
+        &self,
+        connection: &Connection<Self>,
+        outbox: &mut Outbox,
+    ) -> Result<bool, Down> {
+        self.requests.transmit_direct(connection, outbox)
     }
 
     fn transmit(&self, connection: &Connection<Self>, sender: &mut Sender<'_>) -> Result<(), Down> {

@@ -34,6 +34,9 @@ use usbip_protocol::wire::{
 /// where it lies. Also up to how many received bytes are copied under the port's lock.
 const SMALL: u32 = MOST_DIRECT as u32;
 
+/// With so many URBs at the server it pays to wait for more than one reply; see [`Side::is_busy`].
+const BUSY: usize = 8;
+
 /// How long after the reply to a request the tx thread may take to say that the request was sent,
 /// in ms: what is left of it after the peer has read its last byte is to be scheduled.
 const SENT_MS: u32 = 5000;
@@ -52,6 +55,8 @@ pub(crate) struct Client {
 enum Work {
     /// Nothing (more) than what was gathered.
     Gathered,
+    /// What was gathered, and then something else than small requests.
+    Other,
     /// What was gathered, and then the payload of this URB.
     Direct(Token, Pending),
 }
@@ -75,8 +80,9 @@ impl Client {
         }
     }
 
-    /// Gathers what is queued until there is no room left or a large payload is met.
-    fn gather(&self, outbox: &mut Outbox, stats: &Stats) -> Result<Work, Down> {
+    /// Gathers what is queued until there is no room left or a large payload is met; `only_small`: or
+    /// anything else that the tx thread has to do. Any context.
+    fn gather(&self, outbox: &mut Outbox, stats: &Stats, only_small: bool) -> Result<Work, Down> {
         let now_ns = time::now_ns();
         let now_ms = time::now_ms();
         let mut inner = self.port.inner.lock();
@@ -88,6 +94,9 @@ impl Client {
                 NextTx::Submit(meta) => HEADER_LEN + gathered_body(&meta),
                 NextTx::Unlink => HEADER_LEN,
             };
+            if only_small && (outbox.room() < need || !is_small(&next)) {
+                return Ok(Work::Other);
+            }
             if outbox.room() < need {
                 break;
             }
@@ -378,6 +387,11 @@ impl Side for Client {
         }
     }
 
+    fn is_busy(&self) -> bool {
+        self.with_ledger(|ledger| ledger.in_flight() >= BUSY)
+            .unwrap_or(false)
+    }
+
     fn receive_direct(
         &self,
         connection: &Arc<Connection<Self>>,
@@ -392,11 +406,20 @@ impl Side for Client {
         }
     }
 
+    fn transmit_direct(
+        &self,
+        connection: &Connection<Self>,
+        outbox: &mut Outbox,
+    ) -> Result<bool, Down> {
+        let work = self.gather(outbox, connection.stats(), true)?;
+        Ok(matches!(work, Work::Gathered))
+    }
+
     fn transmit(&self, connection: &Connection<Self>, sender: &mut Sender<'_>) -> Result<(), Down> {
         loop {
-            match self.gather(sender.outbox(), connection.stats())? {
-                Work::Gathered if sender.outbox().is_empty() => return Ok(()),
-                Work::Gathered => sender.flush()?,
+            match self.gather(sender.outbox(), connection.stats(), false)? {
+                Work::Gathered | Work::Other if sender.outbox().is_empty() => return Ok(()),
+                Work::Gathered | Work::Other => sender.flush()?,
                 Work::Direct(token, pending) => {
                     let urb = &pending.urb;
                     let iso = urb.iso_packets() > 0;
@@ -457,6 +480,15 @@ fn gathered_body(meta: &UrbMeta) -> usize {
         Direction::In => 0,
     };
     data + meta.iso_packets as usize * DESCRIPTOR_LEN
+}
+
+/// Whether what is to be sent goes through the gathering buffer as a whole, and nobody has to look after
+/// it: the tx thread sees to it that an unlink is answered.
+fn is_small(next: &NextTx) -> bool {
+    match next {
+        NextTx::Submit(meta) => meta.direction == Direction::In || meta.length <= SMALL,
+        NextTx::Unlink => false,
+    }
 }
 
 /// What was gathered of a CMD_SUBMIT.

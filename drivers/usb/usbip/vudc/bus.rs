@@ -321,6 +321,11 @@ impl Bus {
         }
     }
 
+    /// Whether endpoint 0 is one to look at.
+    pub(crate) fn is_control_next(&self) -> bool {
+        self.dirty & 1 != 0
+    }
+
     /// Does the next thing that is to be done. `None`: there is nothing left.
     pub(crate) fn next_action(&mut self, now: u64) -> Option<Action> {
         if self.dirty == 0 {

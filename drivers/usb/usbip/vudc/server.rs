@@ -20,7 +20,7 @@ use kernel_ext::usb::TransferType;
 use usbip_core::connection::{Connection, End, Side};
 use usbip_core::down::Down;
 use usbip_core::inbox::Inbox;
-use usbip_core::outbox::Sender;
+use usbip_core::outbox::{Outbox, Sender};
 use usbip_core::server::{self, Charge, Refused, Requests};
 use usbip_protocol::flags::Flag;
 use usbip_protocol::iso;
@@ -250,20 +250,22 @@ impl Server {
         )?)
     }
 
-    /// Lets transfers and requests meet; returns whether there is more to do. tx thread.
-    fn run(&self, connection: &Connection<Self>) -> bool {
+    /// Lets transfers and requests meet; returns whether there is more to do. `only_small`: leaves
+    /// endpoint 0 and what takes several steps to the tx thread. Any context; nobody else may be sending.
+    fn run(&self, connection: &Connection<Self>, only_small: bool) -> bool {
         let now = time::now_ns();
         let bus = &self.udc.data().bus;
         bus.lock().start_run(now);
         let mut ended = 0;
         let more = loop {
-            if ended == BATCH {
+            if ended == BATCH || only_small && bus.lock().is_control_next() {
                 break true;
             }
             let Some(action) = bus.lock().next_action(now) else {
                 break false;
             };
             match action {
+                Action::Again if only_small => break true,
                 Action::Wait | Action::Again => {}
                 Action::Setup(key, setup) => {
                     if self.udc.setup(&setup).is_err() {
@@ -352,9 +354,20 @@ impl Side for Server {
         })
     }
 
+    fn transmit_direct(
+        &self,
+        connection: &Connection<Self>,
+        outbox: &mut Outbox,
+    ) -> Result<bool, Down> {
+        let more = self.run(connection, true);
+        let is_all = self.requests.transmit_direct(connection, outbox)?;
+        // The thread has to know when to look at isochronous endpoints.
+        Ok(is_all && !more && self.alarm().is_none())
+    }
+
     fn transmit(&self, connection: &Connection<Self>, sender: &mut Sender<'_>) -> Result<(), Down> {
         loop {
-            let more = self.run(connection);
+            let more = self.run(connection, false);
             self.requests.transmit(connection, sender)?;
             if !more || connection.is_dying() {
                 return Ok(());

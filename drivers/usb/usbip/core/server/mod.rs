@@ -9,7 +9,7 @@
 use crate::connection::{Connection, Side};
 use crate::down::Down;
 use crate::inbox::Inbox;
-use crate::outbox::Sender;
+use crate::outbox::{Outbox, Sender};
 use crate::stats::Stats;
 use crate::usbip_dbg;
 use kernel::static_lock_class;
@@ -238,6 +238,20 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
         }
     }
 
+    /// As [`Self::complete`], but if no other request waits the reply is sent here and now, where that is
+    /// possible. Any context, with no lock held.
+    pub fn complete_now<S: Side>(&self, connection: &Arc<Connection<S>>, token: Token, done: D) {
+        let (outcome, is_only) = {
+            let mut ledger = self.ledger.lock();
+            (ledger.complete(token, done), ledger.requests() == 1)
+        };
+        match outcome {
+            Completed::Queued { wake: true, .. } if is_only => connection.kick_now(),
+            Completed::Queued { wake: true, .. } => connection.kick(),
+            _ => {}
+        }
+    }
+
     /// Queues an error as the result of a request that was accepted, of so many packets if it is
     /// isochronous. Any context.
     pub fn fail<S: Side>(
@@ -280,6 +294,42 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
             }
             Unlink::Deferred(_) | Unlink::Answered { wake: false } => None,
         })
+    }
+
+    /// Gathers replies that are [small](send::is_small), as long as there is room. Returns whether none is
+    /// left. Any context; nobody else may be sending.
+    ///
+    /// # Errors
+    ///
+    /// The connection is to end.
+    pub fn transmit_direct<S: Side>(
+        &self,
+        connection: &Connection<S>,
+        outbox: &mut Outbox,
+    ) -> Result<bool, Down> {
+        let stats = connection.stats();
+        loop {
+            let reply = {
+                let mut ledger = self.ledger.lock();
+                match ledger.peek_reply() {
+                    None => return Ok(true),
+                    Some(kind) if !send::fits(kind, outbox) => return Ok(false),
+                    Some(_) => ledger.next_reply(),
+                }
+            };
+            let Some(reply) = reply else {
+                return Ok(true);
+            };
+            let gathered = send::gather(&reply, outbox, stats);
+            let token = reply.token;
+            // The buffer first, then the room for another.
+            drop(reply);
+            let mut ledger = self.ledger.lock();
+            ledger.sent(token);
+            count(&ledger, stats);
+            drop(ledger);
+            gathered?;
+        }
     }
 
     /// Sends all replies that wait. tx thread.

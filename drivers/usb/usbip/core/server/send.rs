@@ -6,7 +6,7 @@
 
 use super::Outcome;
 use crate::down::Down;
-use crate::outbox::Sender;
+use crate::outbox::{Outbox, Sender};
 use crate::stats::Stats;
 use kernel_ext::time;
 use usbip_protocol::iso::{Packet, DESCRIPTOR_LEN};
@@ -29,47 +29,110 @@ pub(super) fn send<D: Outcome>(
     sender: &mut Sender<'_>,
     stats: &Stats,
 ) -> Result<(), Down> {
-    let seqnum = reply.seqnum;
-    if sender.outbox().room() < HEADER_LEN + SMALL as usize {
+    if sender.outbox().room() < ROOM {
         sender.flush()?;
     }
-    let status = match &reply.kind {
+    match &reply.kind {
+        TxKind::Submit(done) if payload(done).is_none_or(|len| len > small) => {
+            let ret = done.ret(reply.seqnum);
+            sender.outbox().push(&ret.build())?;
+            large(&ret, done, sender)?;
+            submitted(done, ret.status, stats);
+            Ok(())
+        }
+        TxKind::Refused(failed) => refused(reply.seqnum, *failed, sender, stats),
+        _ => gather(reply, sender.outbox(), stats),
+    }
+}
+
+/// Room in the outbox for a reply with a small payload.
+const ROOM: usize = HEADER_LEN + SMALL as usize;
+
+/// Whether [`gather`] does for a reply, and there is room for it.
+pub(super) fn fits<D: Outcome>(kind: &TxKind<D>, outbox: &Outbox) -> bool {
+    let is_small = match kind {
+        TxKind::Submit(done) => payload(done).is_some_and(|len| len <= SMALL),
+        TxKind::Refused(failed) => failed.iso_packets == 0,
+        TxKind::Unlinked(_) | TxKind::Unlink(_) => true,
+    };
+    is_small && outbox.room() >= ROOM
+}
+
+/// How many bytes follow the header of a RET_SUBMIT; `None` if it is isochronous.
+fn payload<D: Outcome>(done: &D) -> Option<u32> {
+    match (done.iso_packets(), done.is_in()) {
+        (0, true) => Some(u32::try_from(done.ret(0).actual_length).unwrap_or(0)),
+        (0, false) => Some(0),
+        _ => None,
+    }
+}
+
+/// Gathers a reply that [fits](fits). Any context.
+pub(super) fn gather<D: Outcome>(
+    reply: &TxReply<D>,
+    outbox: &mut Outbox,
+    stats: &Stats,
+) -> Result<(), Down> {
+    let seqnum = reply.seqnum;
+    match &reply.kind {
         TxKind::Submit(done) => {
             let ret = done.ret(seqnum);
-            result(&ret, done, small, sender)?;
-            stats.round_trip(time::now_ns().saturating_sub(done.accepted_ns()));
-            ret.status
+            outbox.push(&ret.build())?;
+            let len = payload(done).unwrap_or(0) as usize;
+            outbox.push_with(len, |to| {
+                done.buffer().read(0, to);
+            })?;
+            submitted(done, ret.status, stats);
+            Ok(())
         }
         TxKind::Refused(failed) => {
-            failure(seqnum, *failed, sender)?;
-            failed.status
+            outbox.push(&ret_of(seqnum, *failed).build())?;
+            count_error(failed.status, stats);
+            Ok(())
         }
-        TxKind::Unlinked(done) => return unlinked(seqnum, done.ret(seqnum).status, sender),
-        TxKind::Unlink(status) => return unlinked(seqnum, *status, sender),
-    };
+        TxKind::Unlinked(done) => unlinked(seqnum, done.ret(seqnum).status, outbox),
+        TxKind::Unlink(status) => unlinked(seqnum, *status, outbox),
+    }
+}
+
+/// Counts a request that was carried out.
+fn submitted<D: Outcome>(done: &D, status: i32, stats: &Stats) {
+    stats.round_trip(time::now_ns().saturating_sub(done.accepted_ns()));
+    count_error(status, stats);
+}
+
+fn count_error(status: i32, stats: &Stats) {
     if status != 0 {
         Stats::count(&stats.errors);
     }
-    Ok(())
 }
 
-fn unlinked(seqnum: u32, status: i32, sender: &mut Sender<'_>) -> Result<(), Down> {
-    sender.outbox().push(&RetUnlink { seqnum, status }.build())
+fn unlinked(seqnum: u32, status: i32, outbox: &mut Outbox) -> Result<(), Down> {
+    outbox.push(&RetUnlink { seqnum, status }.build())
 }
 
-/// Gathers the RET_SUBMIT of a request that was not carried out, with a descriptor for each of its
-/// packets: without them the client would take what comes next for descriptors, or give up.
-fn failure(seqnum: u32, failure: Failure, sender: &mut Sender<'_>) -> Result<(), Down> {
+/// The RET_SUBMIT of a request that was not carried out.
+fn ret_of(seqnum: u32, failure: Failure) -> RetSubmit {
     // CAST: At most `MAX_ISO_PACKETS`.
     let packets = failure.iso_packets as i32;
-    let ret = RetSubmit {
+    RetSubmit {
         seqnum,
         status: failure.status,
         number_of_packets: packets,
         error_count: packets,
         ..RetSubmit::default()
-    };
-    sender.outbox().push(&ret.build())?;
+    }
+}
+
+/// Gathers the RET_SUBMIT of a request that was not carried out, with a descriptor for each of its
+/// packets: without them the client would take what comes next for descriptors, or give up.
+fn refused(
+    seqnum: u32,
+    failure: Failure,
+    sender: &mut Sender<'_>,
+    stats: &Stats,
+) -> Result<(), Down> {
+    sender.outbox().push(&ret_of(seqnum, failure).build())?;
     let packet = Packet {
         offset: 0,
         length: 0,
@@ -79,6 +142,7 @@ fn failure(seqnum: u32, failure: Failure, sender: &mut Sender<'_>) -> Result<(),
     for _ in 0..failure.iso_packets {
         descriptor(&packet, sender)?;
     }
+    count_error(failure.status, stats);
     Ok(())
 }
 
@@ -90,27 +154,12 @@ fn descriptor(packet: &Packet, sender: &mut Sender<'_>) -> Result<(), Down> {
     sender.outbox().push(&packet.build())
 }
 
-/// Gathers or sends a RET_SUBMIT with what the device has sent.
-fn result<D: Outcome>(
-    ret: &RetSubmit,
-    done: &D,
-    small: u32,
-    sender: &mut Sender<'_>,
-) -> Result<(), Down> {
-    sender.outbox().push(&ret.build())?;
+/// Sends what follows the header of a RET_SUBMIT, which was gathered.
+fn large<D: Outcome>(ret: &RetSubmit, done: &D, sender: &mut Sender<'_>) -> Result<(), Down> {
     if done.iso_packets() > 0 {
         return packets(done, sender);
     }
     let actual = u32::try_from(ret.actual_length).unwrap_or(0);
-    if !done.is_in() || actual == 0 {
-        return Ok(());
-    }
-    if actual <= small {
-        // There is room for that much; see `send`.
-        return sender.outbox().push_with(actual as usize, |to| {
-            done.buffer().read(0, to);
-        });
-    }
     match done.buffer().page_slices(0, actual) {
         // The pages are not written to again before nobody refers to them any more.
         Some(pages) => sender.flush_with_pages(pages),
