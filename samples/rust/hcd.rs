@@ -10,8 +10,14 @@
 //!   there was something to send.
 //! - The second bulk OUT endpoint takes and forgets whatever is sent, the second bulk IN endpoint
 //!   sends zeros, as many as asked for. Both do so at once, which makes them of use for measuring.
-//! - The vendor requests of Gadget Zero: 0x5b stores what comes with it, up to 64 bytes, and 0x5c
+//! - Setting 1 of its interface has isochronous and interrupt endpoints as well, a source and a sink of
+//!   either type. They have the frames of USB, one a millisecond: an isochronous transfer takes as
+//!   many as it has packets, an interrupt transfer takes one. Each byte of an isochronous packet
+//!   from the source is the number of its frame.
+//! - The vendor requests of Gadget Zero: 0x5b stores what comes with it, up to 1024 bytes, and 0x5c
 //!   sends it back.
+//!
+//! With `gadget_zero=1` it has the ids of Gadget Zero, so that the kernel's `usbtest` takes it.
 //!
 //! # The way of a URB
 //!
@@ -21,6 +27,12 @@
 //! device: it takes a URB from a queue, moves the data and gives it back, with no lock held. The
 //! other way out is [`hcd::Driver::urb_dequeue`], for transfers that are cancelled. Either takes
 //! the URB from the queue under the one lock of the device, so it has a single owner throughout.
+//!
+//! There are two work items, one for each schedule of a controller. Control and bulk transfers are
+//! asynchronous: they take place when they can. Interrupt and isochronous ones are periodic: when a
+//! URB is taken in, it gets the frames in which it will take place (`start_frame`), behind those of
+//! the URBs that wait at the same endpoint. The second work item sleeps from frame to frame for as
+//! long as there are any. A cancelled URB leaves a gap.
 //!
 //! The work queue is the module's own, as no work item may be left when its code is unloaded.
 //!
@@ -41,7 +53,7 @@ use kernel_ext::workqueue::OwnedQueue;
 
 #[path = "hcd/device.rs"]
 mod device;
-use device::Echo;
+use device::{is_periodic, Echo, PERIODIC_SCHEDULE};
 
 module! {
     type: Sample,
@@ -59,6 +71,14 @@ kernel_ext::param_uint!(
     SCATTER_LISTS,
     0o444,
     "whether the controller takes scatter lists, 0 or 1 (default)"
+);
+
+static GADGET_ZERO: Atomic<u32> = Atomic::new(0);
+kernel_ext::param_uint!(
+    gadget_zero,
+    GADGET_ZERO,
+    0o444,
+    "whether the device has the ids of Gadget Zero, 0 (default) or 1"
 );
 
 /// The driver goes first, and with it the controller.
@@ -137,7 +157,7 @@ impl RootHub {
         let plugged_in = port::POWER | port::CONNECTION | port::HIGH_SPEED;
         try_pin_init!(Self {
             port <- new_spinlock_irqsave!(plugged_in, "sample_hcd_port"),
-            echo: Echo::new()?,
+            echo: Echo::new(GADGET_ZERO.load(Relaxed) != 0)?,
             queue: OwnedQueue::new_unbound(NAME)?,
         })
     }
@@ -157,9 +177,14 @@ impl hcd::Driver for Host {
         hub: &RootHub,
         urb: Submitted<'a>,
     ) -> Result<Accepted<'a>, (Error, Submitted<'a>)> {
+        let is_periodic = is_periodic(&urb);
         let accepted = hub.echo.enqueue(urb)?;
         // If it is queued already, it has not looked for URBs yet.
-        let _ = hub.queue.enqueue(hub.echo.clone());
+        let _ = if is_periodic {
+            hub.queue.enqueue::<_, PERIODIC_SCHEDULE>(hub.echo.clone())
+        } else {
+            hub.queue.enqueue::<_, 0>(hub.echo.clone())
+        };
         Ok(accepted)
     }
 

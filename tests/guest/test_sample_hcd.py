@@ -4,21 +4,24 @@ usbfs."""
 
 import errno
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+import peer_sample
 import vhci_usbfs as usbfs
 from lib import guestlib
+from peer_sample import INTERRUPT, ISO, MODULE, PACKETS, PERIODIC, PLATFORM
+from peer_stock import drivers
+from test_vhci_devices import path_of_testusb, run_every_case
 from vhci import errno_of
 
 # On 7.3 the sample is loaded by test_environment.
 pytestmark = pytest.mark.lanes("uml", "stock-7.2")
 
-MODULE = "sample_hcd_rs"
-PLATFORM = Path("/sys/devices/platform/sample_hcd")
 # What the device has room for: bytes on their way, bytes of a message, URBs of an endpoint.
-STREAM, MESSAGE, URBS = 4096, 64, 64
+STREAM, MESSAGE, URBS = 4096, 1024, 64
 STORE, SEND_BACK = 0x5B, 0x5C
 ENDPOINT = 1
 # Where zeros come from and where everything goes.
@@ -33,6 +36,13 @@ def pattern(length: int) -> bytes:
 def unload():
     if guestlib.loaded(MODULE):
         guestlib.run("rmmod", MODULE)
+
+
+def load(*parameters):
+    """The device's folder in sysfs; the parameters are for the module, if it is not loaded yet."""
+    if not guestlib.loaded(MODULE):
+        guestlib.run("insmod", str(guestlib.MODULES / f"{MODULE}.ko"), *parameters)
+    return guestlib.wait_for(configured, 10, "the echo device")
 
 
 def configured():
@@ -55,9 +65,7 @@ def at_the_end():
 @pytest.fixture
 def path():
     """The device in sysfs. The module stays loaded from one test to the next."""
-    if not guestlib.loaded(MODULE):
-        guestlib.run("insmod", str(guestlib.MODULES / f"{MODULE}.ko"))
-    return guestlib.wait_for(configured, 10, "the echo device")
+    return load()
 
 
 def node(path):
@@ -73,6 +81,13 @@ def device(path):
         opened.claim()
         opened.set_interface(0, 0)
         yield opened
+
+
+@pytest.fixture
+def streaming(device):
+    """The same in the setting with isochronous and interrupt endpoints."""
+    device.set_interface(0, PERIODIC)
+    return device
 
 
 def send(device, data, endpoint=ENDPOINT):
@@ -105,11 +120,32 @@ def test_enumeration(path):
                 "manufacturer": "rusbip", "product": "Echo", "serial": "0001", "speed": "480",
                 "devpath": "1"}
     assert {name: read(name) for name in expected} == expected
-    interface = path / f"{path.name}:1.0"
-    assert (interface / "bInterfaceClass").read_text().strip() == "ff"
-    endpoints = {one.name: [(one / name).read_text().strip() for name in ("type", "wMaxPacketSize")]
-                 for one in interface.glob("ep_*")}
-    assert endpoints == {f"ep_{address}": ["Bulk", "0200"] for address in ("01", "81", "02", "82")}
+    assert (path / f"{path.name}:1.0" / "bInterfaceClass").read_text().strip() == "ff"
+    assert endpoints(path) == BULK
+
+
+BULK = {f"ep_{address}": ("Bulk", "0200", "0ms") for address in ("01", "81", "02", "82")}
+
+
+def endpoints(path):
+    """Those of the interface's setting: type, bytes of a packet, interval."""
+    return {one.name: tuple((one / name).read_text().strip()
+                            for name in ("type", "wMaxPacketSize", "interval"))
+            for one in path.glob("*:1.0/ep_*")}
+
+
+def test_settings(path, device):
+    assert device.control(0x81, 10, 0, 0, 1) == b"\0"
+    assert errno_of(device.control, 0x82, 0, 0, 0x83, 2) == "EPIPE"
+    device.set_interface(0, PERIODIC)
+    assert device.control(0x81, 10, 0, 0, 1) == b"\1"
+    assert device.control(0x82, 0, 0, 0x83, 2) == b"\0\0"
+    assert endpoints(path) == {**BULK, "ep_03": ("Isoc", "0100", "1ms"),
+                               "ep_83": ("Isoc", "0100", "1ms"),
+                               "ep_04": ("Interrupt", "0040", "1ms"),
+                               "ep_84": ("Interrupt", "0040", "1ms")}
+    device.set_interface(0, 0)
+    assert endpoints(path) == BULK
 
 
 def test_root_hub(path):
@@ -126,7 +162,7 @@ def test_root_hub(path):
 def test_control_echo(device, length):
     message = pattern(length)
     assert device.control(0x40, STORE, 0, 0, message) == length
-    assert device.control(0xC0, SEND_BACK, 0, 0, 100) == message
+    assert device.control(0xC0, SEND_BACK, 0, 0, MESSAGE + 1) == message
     # As often as wanted, and as much as wanted.
     assert device.control(0xC0, SEND_BACK, 0, 0, 1) == message[:1]
 
@@ -143,6 +179,7 @@ def test_a_message_too_long_stalls(device):
     (0x82, 0, 0, 0, b"\x00\x00"),           # … of endpoint 0
     (0x82, 0, 0, 0x81, b"\x00\x00"),
     (0x81, 10, 0, 0, b"\x00"),              # GET_INTERFACE
+    (0x80, 6, 0x0600, 0, b"\x0a\x06\x00\x02\xff\0\0\x40\0\0"),
     (0x80, 6, 0x0300, 0, b"\x04\x03\x09\x04"),
     (0x80, 6, 0x0302, 0x0409, b"\x0a\x03E\0c\0h\0o\0"),
 ])
@@ -152,7 +189,7 @@ def test_standard_requests(device, kind, number, value, index, answer):
 
 @pytest.mark.parametrize("kind, number, value", [
     (0x80, 6, 0x0304),      # a string that is not there
-    (0x80, 6, 0x0600),      # a descriptor that full speed devices do not have
+    (0x80, 6, 0x0700),      # a configuration at full speed
     (0xC0, 0x01, 0),        # a vendor request of nobody
 ])
 def test_unknown_requests_stall(device, kind, number, value):
@@ -319,6 +356,76 @@ def test_halt(device, address):
     assert receive(device, 4) == b"5678"
 
 
+def test_isochronous(streaming):
+    peer_sample.check_isochronous(streaming)
+    in_step(streaming)
+
+
+def test_interrupt(streaming):
+    peer_sample.check_interrupt(streaming)
+    in_step(streaming)
+
+
+def test_a_packet_takes_a_frame(streaming):
+    start = time.monotonic()
+    urbs = [streaming.submit(usbfs.iso_out(ISO, [8] * PACKETS, bytes(8 * PACKETS)))
+            for _ in range(2)]
+    assert streaming.reap_all(2) == urbs
+    # Whatever else the machine does, it is never done earlier.
+    assert time.monotonic() - start >= 2 * PACKETS / 1000
+
+
+def stream(device):
+    """Eight seconds of packets from the source."""
+    return [device.submit(usbfs.iso_in(ISO, [1] * PACKETS)) for _ in range(URBS)]
+
+
+NOTHING = [(0, -errno.EXDEV)] * PACKETS
+
+
+def test_unlink_isochronous(streaming):
+    last = stream(streaming)[-1]
+    streaming.discard(last)
+    while not last.reaped:
+        streaming.reap()
+    assert (last.status, last.actual, last.iso) == (-errno.ENOENT, 0, NOTHING)
+
+
+def test_a_setting_ends_a_stream(streaming):
+    urbs = stream(streaming)
+    streaming.set_interface(0, 0)
+    assert set(streaming.reap_all(URBS)) == set(urbs)
+    # usbfs takes them back itself.
+    assert {urb.status for urb in urbs} <= {0, -errno.ENOENT}
+    assert (urbs[-1].status, urbs[-1].iso) == (-errno.ENOENT, NOTHING)
+    in_step(streaming)
+
+
+def test_bulk_beside_a_stream(streaming):
+    """One waits for its frames, the other for nothing."""
+    urbs = stream(streaming)
+    bulk = [streaming.submit(usbfs.bulk_out(ENDPOINT, b"echo")),
+            streaming.submit(usbfs.bulk_in(ENDPOINT, 4))]
+    while not all(urb.reaped for urb in bulk):
+        streaming.reap()
+    assert bulk[1].data() == b"echo"
+    assert not urbs[-1].reaped
+
+
+@pytest.mark.parametrize("address", [0x04, 0x84])
+def test_halt_of_an_interrupt_endpoint(streaming, address):
+    def transfer():
+        streaming.submit(urb := usbfs.interrupt_in(INTERRUPT, 8) if address & 0x80 else
+                         usbfs.interrupt_out(INTERRUPT, bytes(8)))
+        assert streaming.reap() is urb
+        return urb.status, urb.actual
+
+    streaming.control(0x02, 3, 0, address)
+    assert transfer() == (-errno.EPIPE, 0)
+    streaming.clear_halt(address)
+    assert transfer() == (0, 8)
+
+
 def test_reset(path, device):
     send(device, b"lost")
     device.release()
@@ -369,6 +476,29 @@ def test_unload_with_readers(device):
     subprocess.run(["rmmod", MODULE], check=True, timeout=20 * guestlib.SLACK)
     assert set(device.reap_all(URBS)) == set(urbs)
     assert {urb.status for urb in urbs} == {-errno.ESHUTDOWN}
+
+
+def test_unload_in_a_stream(streaming):
+    urbs = stream(streaming)
+    subprocess.run(["rmmod", MODULE], check=True, timeout=20 * guestlib.SLACK)
+    assert set(streaming.reap_all(URBS)) == set(urbs)
+    assert {urb.status for urb in urbs} <= {0, -errno.ESHUTDOWN}
+    assert urbs[-1].status == -errno.ESHUTDOWN
+
+
+def test_usbtest():
+    """The kernel's own test of host controllers, every case of it."""
+    path_of_testusb()
+    unload()
+    # Before udev does, with another setting.
+    guestlib.run("modprobe", "usbtest", f"alt={PERIODIC}")
+    try:
+        path = load("gadget_zero=1")
+        guestlib.wait_for(lambda: drivers(path) == ["usbtest"], 10, "usbtest")
+        run_every_case(node(path))
+    finally:
+        unload()
+        guestlib.run("rmmod", "usbtest")
 
 
 @pytest.mark.parametrize("again", range(2))

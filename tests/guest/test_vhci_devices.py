@@ -306,6 +306,15 @@ def run_cases(node, cases, **options):
     assert not {number: result for number, result in results.items() if result != "pass"}
 
 
+def run_every_case(node):
+    """At a device of high speed with endpoints of every type."""
+    assert sorted([*BULK, *UNLINK, *ISO, *INTERRUPT]) == list(range(30))
+    run_cases(node, [*BULK, *INTERRUPT], count=5)
+    # The last packet of a transfer is shorter than the others.
+    run_cases(node, ISO, size=1000)
+    run_cases(node, UNLINK, count=100)
+
+
 @pytest.mark.parametrize("usbtest", [pytest.param(("full", -1), marks=STOCK),
                                      pytest.param(("high", -1), marks=STOCK), ("super", -1)],
                          indirect=True, ids=["full", "high", "super"])

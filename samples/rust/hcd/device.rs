@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device: an echo, a source and a sink.
+//! The device: an echo, sources and sinks.
 
 use kernel::alloc::kvec::PushError;
 use kernel::sync::Arc;
+use kernel::time::{delay::fsleep, Delta};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 use kernel_ext::new_spinlock_irqsave;
 use kernel_ext::prelude::*;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
+use kernel_ext::time;
 use kernel_ext::usb::hcd::Controller;
 use kernel_ext::usb::urb::{Accepted, Lent, Linked, Submitted, UrbRef};
 use kernel_ext::usb::TransferType;
 
 mod descriptors;
 use descriptors::{
-    CONFIGURATION, DEVICE, ECHO_IN, ECHO_OUT, LANGUAGES, MANUFACTURER, PRODUCT, SERIAL, SINK,
-    SOURCE,
+    CONFIGURATION, DEVICE, ECHO_IN, ECHO_OUT, GADGET_ZERO, INT_SINK, INT_SOURCE, ISO_PACKET,
+    ISO_SINK, ISO_SOURCE, LANGUAGES, MANUFACTURER, PRODUCT, QUALIFIER, SERIAL, SINK, SOURCE,
 };
 
 /// Standard requests (USB 2.0, 9.4), and the vendor's own.
@@ -33,12 +35,16 @@ mod request {
     pub(super) const SEND_BACK: u8 = 0x5c;
 }
 
+/// The bits of the number of a frame that drivers see, so that it is not negative.
+const FRAME_NUMBERS: u64 = 0x7fff_ffff;
 /// The most URBs that wait at an endpoint.
 const URBS: usize = 64;
 /// The most bytes that wait between the bulk endpoints.
 const STREAM: usize = 4096;
 /// The most bytes that a vendor request stores.
-const MESSAGE: usize = 64;
+const MESSAGE: usize = 1024;
+/// The endpoints that have a packet in each frame.
+const PERIODIC: [u8; 4] = [ISO_SINK, ISO_SOURCE, INT_SINK, INT_SOURCE];
 
 /// The device.
 #[pin_data]
@@ -47,21 +53,31 @@ pub(crate) struct Echo {
     inner: SpinLockIrqSave<Inner>,
     #[pin]
     work: Work<Echo>,
+    #[pin]
+    frames: Work<Echo, PERIODIC_SCHEDULE>,
 }
 
+/// Tells the work items apart.
+pub(crate) const PERIODIC_SCHEDULE: u64 = 1;
+
 struct Inner {
+    device: &'static [u8],
     configuration: u8,
+    setting: u8,
     control: Endpoint,
     bulk_out: Endpoint,
     bulk_in: Endpoint,
     sink: Endpoint,
     source: Endpoint,
+    /// In the order of [`PERIODIC`].
+    periodic: [Endpoint; PERIODIC.len()],
     stream: Buffer,
     message: Buffer,
 }
 
 impl_has_work! {
     impl HasWork<Self> for Echo { self.work }
+    impl HasWork<Self, PERIODIC_SCHEDULE> for Echo { self.frames }
 }
 
 impl WorkItem for Echo {
@@ -73,16 +89,40 @@ impl WorkItem for Echo {
     }
 }
 
+impl WorkItem<PERIODIC_SCHEDULE> for Echo {
+    type Pointer = Arc<Echo>;
+
+    /// Looks what is due after each frame, until nothing waits any more.
+    fn run(this: Arc<Echo>) {
+        while this.is_streaming() {
+            fsleep(Delta::from_millis(1));
+            while this.step(|inner| inner.due(time::now_ms())) {}
+        }
+    }
+}
+
 impl Echo {
     /// Sets all memory aside: there is none to be had where URBs are submitted.
-    pub(crate) fn new() -> Result<Arc<Self>> {
+    pub(crate) fn new(is_gadget_zero: bool) -> Result<Arc<Self>> {
         let inner = Inner {
+            device: if is_gadget_zero {
+                &GADGET_ZERO
+            } else {
+                &DEVICE
+            },
             configuration: 0,
+            setting: 0,
             control: Endpoint::new()?,
             bulk_out: Endpoint::new()?,
             bulk_in: Endpoint::new()?,
             sink: Endpoint::new()?,
             source: Endpoint::new()?,
+            periodic: [
+                Endpoint::new()?,
+                Endpoint::new()?,
+                Endpoint::new()?,
+                Endpoint::new()?,
+            ],
             stream: Buffer::new(STREAM)?,
             message: Buffer::new(MESSAGE)?,
         };
@@ -90,6 +130,7 @@ impl Echo {
             pin_init!(Self {
                 inner <- new_spinlock_irqsave!(inner, "sample_hcd_echo"),
                 work <- new_work!("sample_hcd_work"),
+                frames <- new_work!("sample_hcd_frames"),
             }),
             GFP_KERNEL,
         )
@@ -110,7 +151,10 @@ impl Echo {
             return urb.refuse(&inner, accepted, EINVAL);
         };
         match endpoint.urbs.push_within_capacity(urb) {
-            Ok(()) => Ok(accepted),
+            Ok(()) => {
+                endpoint.schedule_last();
+                Ok(accepted)
+            }
             Err(PushError(urb)) => urb.refuse(&inner, accepted, ENOMEM),
         }
     }
@@ -133,17 +177,27 @@ impl Echo {
             return false;
         };
         // Not under the lock, as it may be much.
-        if result.is_ok() && address(&urb) == SOURCE {
-            urb.fill(0);
+        if result.is_ok() {
+            match address(&urb) {
+                SOURCE | INT_SOURCE => urb.fill(0),
+                ISO_SINK | ISO_SOURCE => transfer_packets(&mut urb),
+                _ => {}
+            }
         }
         let urb = urb.unlink(&self.inner.lock());
         urb.giveback(result.err().map_or(0, Error::to_errno));
         true
     }
 
+    /// Whether a periodic transfer waits for its frames.
+    fn is_streaming(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.periodic.iter().any(|one| !one.urbs.is_empty())
+    }
+
     /// The port was reset.
     pub(crate) fn reset(&self) {
-        self.inner.lock().configure(0);
+        self.inner.lock().configure(0, 0);
     }
 }
 
@@ -161,17 +215,48 @@ const STEPS: [Step; 5] = [
     |inner| inner.source.pass(),
 ];
 
-/// The address of the endpoint that a bulk URB is for.
+/// The address of the endpoint that a URB is for, if not endpoint 0.
 fn address(urb: &impl Lent) -> u8 {
     urb.endpoint() | if urb.is_in() { 0x80 } else { 0 }
+}
+
+/// Whether a URB has frames of its own.
+pub(crate) fn is_periodic(urb: &impl Lent) -> bool {
+    matches!(
+        urb.transfer_type(),
+        TransferType::Isochronous | TransferType::Interrupt
+    )
+}
+
+/// How many frames a periodic URB takes.
+fn frames(urb: &impl Lent) -> u32 {
+    urb.iso_packets().max(1)
+}
+
+/// Isochronous: all packets are as long as asked for. Those of the source repeat the number of their
+/// frame.
+fn transfer_packets(urb: &mut Linked) {
+    let mut total = 0;
+    for index in 0..urb.iso_packets() {
+        let Some(packet) = urb.iso_packet(index) else {
+            break;
+        };
+        if urb.is_in() {
+            let data = [(urb.start_frame() as u32 + index) as u8; ISO_PACKET];
+            let data = data.get(..packet.length as usize).unwrap_or(&data);
+            urb.write(packet.offset, data);
+        }
+        urb.set_iso_result(index, packet.length, 0);
+        total += packet.length;
+    }
+    urb.set_actual_length(total);
 }
 
 impl Inner {
     fn endpoint_of(&mut self, urb: &impl Lent) -> Option<&mut Endpoint> {
         match urb.transfer_type() {
             TransferType::Control => Some(&mut self.control),
-            TransferType::Bulk => self.endpoint_at(address(urb).into()).ok(),
-            _ => None,
+            _ => self.endpoint_at(address(urb).into()).ok(),
         }
     }
 
@@ -182,17 +267,26 @@ impl Inner {
             Ok(ECHO_IN) => Ok(&mut self.bulk_in),
             Ok(SINK) => Ok(&mut self.sink),
             Ok(SOURCE) => Ok(&mut self.source),
+            Ok(address) if self.setting == 1 => {
+                let at = PERIODIC.iter().position(|one| *one == address);
+                self.periodic.get_mut(at.ok_or(EPIPE)?).ok_or(EPIPE)
+            }
             _ => Err(EPIPE),
         }
     }
 
-    fn endpoints(&mut self) -> [&mut Endpoint; 5] {
+    fn endpoints(&mut self) -> [&mut Endpoint; 5 + PERIODIC.len()] {
+        let [iso_sink, iso_source, int_sink, int_source] = &mut self.periodic;
         [
             &mut self.control,
             &mut self.bulk_out,
             &mut self.bulk_in,
             &mut self.sink,
             &mut self.source,
+            iso_sink,
+            iso_source,
+            int_sink,
+            int_source,
         ]
     }
 
@@ -203,8 +297,9 @@ impl Inner {
         })
     }
 
-    fn configure(&mut self, configuration: u8) {
+    fn configure(&mut self, configuration: u8, setting: u8) {
         self.configuration = configuration;
+        self.setting = setting;
         for endpoint in self.endpoints() {
             endpoint.halted = false;
         }
@@ -257,6 +352,11 @@ impl Inner {
         Some((bulk_in.remove(0)?, Ok(())))
     }
 
+    /// A periodic transfer whose frames are over.
+    fn due(&mut self, now: u64) -> Option<Done> {
+        self.periodic.iter_mut().find_map(|one| one.due(now))
+    }
+
     /// Does a control request and returns how many bytes were transferred.
     ///
     /// # Errors
@@ -276,25 +376,26 @@ impl Inner {
                 Ok(urb.write(0, &[halted.into(), 0]))
             }
             (0x80, request::GET_DESCRIPTOR) => match (v1, v0) {
-                (1, 0) => Ok(urb.write(0, &DEVICE)),
+                (1, 0) => Ok(urb.write(0, self.device)),
                 (2, 0) => Ok(urb.write(0, &CONFIGURATION)),
                 (3, 0) => Ok(urb.write(0, &LANGUAGES)),
                 (3, 1) => Ok(write_string(urb, MANUFACTURER)),
                 (3, 2) => Ok(write_string(urb, PRODUCT)),
                 (3, 3) => Ok(write_string(urb, SERIAL)),
+                (6, 0) => Ok(urb.write(0, &QUALIFIER)),
                 _ => Err(EPIPE),
             },
             // There is nobody else on the port, so the address does not matter.
             (0x00, request::SET_ADDRESS) => Ok(0),
             (0x80, request::GET_CONFIGURATION) => Ok(urb.write(0, &[self.configuration])),
             (0x00, request::SET_CONFIGURATION) if value <= 1 => {
-                self.configure(v0);
+                self.configure(v0, 0);
                 Ok(0)
             }
-            // There is one interface, with one setting.
-            (0x81, request::GET_INTERFACE) if index == 0 => Ok(urb.write(0, &[0])),
-            (0x01, request::SET_INTERFACE) if (value, index) == (0, 0) => {
-                self.configure(self.configuration);
+            // There is one interface, with two settings.
+            (0x81, request::GET_INTERFACE) if index == 0 => Ok(urb.write(0, &[self.setting])),
+            (0x01, request::SET_INTERFACE) if value <= 1 && index == 0 => {
+                self.configure(self.configuration, v0);
                 Ok(0)
             }
             // Of an endpoint, ENDPOINT_HALT.
@@ -328,6 +429,8 @@ struct Endpoint {
     /// How many bytes of the first were transferred.
     done: u32,
     halted: bool,
+    /// Periodic: the first frame behind those of all transfers.
+    free: u64,
 }
 
 impl Endpoint {
@@ -336,10 +439,11 @@ impl Endpoint {
             urbs: KVec::with_capacity(URBS, GFP_KERNEL)?,
             done: 0,
             halted: false,
+            free: 0,
         })
     }
 
-    /// Source and sink: whatever was asked for is done at once.
+    /// Source and sink: whatever was asked for is done.
     fn pass(&mut self) -> Option<Done> {
         let mut urb = self.remove(0)?;
         if self.halted {
@@ -347,6 +451,31 @@ impl Endpoint {
         }
         urb.set_actual_length(urb.length());
         Some((urb, Ok(())))
+    }
+
+    /// If the URB that came last is periodic, it gets the frames behind those of the others.
+    fn schedule_last(&mut self) {
+        let is_first = self.urbs.len() == 1;
+        let Some(urb) = self.urbs.last_mut().filter(|urb| is_periodic(*urb)) else {
+            return;
+        };
+        let next = time::now_ms() + 1;
+        let start = if is_first { next } else { next.max(self.free) };
+        self.free = start + u64::from(frames(urb));
+        urb.set_start_frame((start & FRAME_NUMBERS) as i32);
+    }
+
+    /// Periodic: the first URB, if its last frame is over.
+    fn due(&mut self, now: u64) -> Option<Done> {
+        let urb = self.urbs.first()?;
+        let end = urb.start_frame() as u64 + u64::from(frames(urb));
+        // The numbers begin anew some day.
+        let is_over = now.wrapping_sub(end) & FRAME_NUMBERS <= FRAME_NUMBERS / 2;
+        if is_over || self.halted {
+            self.pass()
+        } else {
+            None
+        }
     }
 
     fn remove(&mut self, index: usize) -> Option<Linked> {
