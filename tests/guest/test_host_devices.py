@@ -16,13 +16,16 @@ import peer_disk
 import peer_ethernet
 import peer_keyboard
 import peer_loop
+import peer_sample
 import peer_serial
 import peer_sound
 import peer_stock
 import vhci
+import vhci_usbfs as usbfs
+from host import beyond_c
 from host_export import attached
 from host_model import INT_IN, INT_OUT, INT_PACKET, Model
-from test_vhci_devices import BULK, UNLINK, path_of_testusb, run_cases
+from test_vhci_devices import BULK, UNLINK, path_of_testusb, run_cases, run_every_case
 
 pytest_plugins = ("vhci_fixtures", "host_fixtures")
 pytestmark = pytest.mark.usefixtures("host_watched")
@@ -49,10 +52,11 @@ def passed_on_gadget(*script, **options):
 # --- gadgets ----------------------------------------------------------------------------------
 
 @pytest.fixture
-def usbtest_module():
-    """usbtest is loaded, with the bulk endpoints of setting 0."""
+def usbtest_module(request):
+    """usbtest is loaded, with the bulk endpoints of setting 0 or all those of another one."""
     path_of_testusb()
-    subprocess.run(["modprobe", "usbtest", "alt=-1"], check=True)
+    setting = getattr(request, "param", -1)
+    subprocess.run(["modprobe", "usbtest", f"alt={setting}"], check=True)
     yield
     subprocess.run(["rmmod", "usbtest"], check=True)
 
@@ -72,6 +76,27 @@ def test_usbtest(host_driver, usbtest_module, speed):
         run_cases(device.usbfs(), BULK, count=5, **sizes)
         if host.HOST != "c":
             run_cases(device.usbfs(), UNLINK, count=100)
+
+
+@UML
+@beyond_c
+@pytest.mark.parametrize("usbtest_module", [peer_sample.PERIODIC], indirect=True)
+def test_usbtest_every_case(host_driver, usbtest_module):
+    """All that there are, at a device that has endpoints of every type: that of the sample."""
+    with peer_sample.plugged(gadget_zero=1) as busid, passed_on(busid) as device:
+        device.bound("usbtest")
+        run_every_case(device.usbfs())
+
+
+@UML
+def test_periodic(host_driver):
+    """Isochronous and interrupt transfers at the same device: every byte of every packet."""
+    with peer_sample.plugged() as busid, passed_on(busid) as remote:
+        with usbfs.Device(remote.usbfs()) as device:
+            device.claim()
+            device.set_interface(0, peer_sample.PERIODIC)
+            peer_sample.check_isochronous(device)
+            peer_sample.check_interrupt(device)
 
 
 class Interrupts(host_gadget.Gadget):

@@ -4,22 +4,19 @@ client nor the device can tell. Statement 126; the controller and its device are
 sample."""
 
 import errno
-from pathlib import Path
 
 import pytest
 
 import host
-import vhci
+import peer_sample
 from host import beyond_c
 from host_client import GET_STATUS
 from host_model import pattern
 from host_wire import RetSubmit, RetUnlink
-from lib import guestlib
 
 pytest_plugins = ("host_fixtures",)
 pytestmark = [pytest.mark.usefixtures("host_watched"), pytest.mark.lanes("uml")]
 
-PLATFORM = Path("/sys/devices/platform/sample_hcd")
 ECHO, SINK, SOURCE = 1, 2, 2
 # What the echo device keeps; a packet; the longest piece; what fits into one piece for certain.
 STREAM, PACKET, PIECE, SHORT = 4096, 512, 32768, 16384
@@ -29,12 +26,8 @@ LENGTHS = [PIECE, PIECE + 1, PIECE + PACKET, 2 * PIECE, 2 * PIECE + 5000, 5 * PI
 @pytest.fixture(scope="module")
 def busid(host_driver):
     """The echo device in the hands of the server."""
-    with guestlib.Modules() as modules:
-        modules.load("sample_hcd_rs", scatter_lists=0)
-        hub = vhci.wait_for(lambda: next(PLATFORM.glob("usb[0-9]*"), None), "the root hub")
-        name = f"{hub.name[3:]}-1"
-        with host.exported(name):
-            yield name
+    with peer_sample.plugged(scatter_lists=0) as name, host.exported(name):
+        yield name
 
 
 @pytest.fixture
