@@ -89,6 +89,21 @@ def test_usbtest_every_case(host_driver, usbtest_module):
 
 
 @UML
+@beyond_c
+@pytest.mark.parametrize("usbtest_module", [peer_sample.PERIODIC], indirect=True)
+def test_requests_of_completions(host_driver, usbtest_module):
+    """A driver that submits again in its completion does not wait for the client's tx thread."""
+    with peer_sample.plugged(gadget_zero=1) as busid, passed_on(busid) as device:
+        device.bound("usbtest")
+
+        def once() -> bool:
+            before = vhci.statistic(device.port, "direct_sends")
+            run_cases(device.usbfs(), [28], count=50, size=512, sglen=1)
+            return vhci.statistic(device.port, "direct_sends") >= before + 40
+        vhci.wait_for(once, "requests that are sent in completions")
+
+
+@UML
 def test_periodic(host_driver):
     """Isochronous and interrupt transfers at the same device: every byte of every packet."""
     with peer_sample.plugged() as busid, passed_on(busid) as remote:

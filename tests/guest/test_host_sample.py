@@ -3,11 +3,14 @@
 sample. test_host_iso.py has more of them, at a real controller's driver."""
 
 import errno
+import re
+from pathlib import Path
 
 import pytest
 
 import host
 import peer_sample
+import vhci
 from host_wire import Iso, RetUnlink, cmd_unlink, setup
 from peer_sample import ISO, PACKET
 from vhci_wire import IN, OUT
@@ -120,3 +123,24 @@ def test_a_setting_ends_a_stream(iso):
     last = found[numbers[-1]]
     assert (last.status, last.actual, last.packets) == (-errno.ESHUTDOWN, 0, 1024)
     assert {found[number].status for number in numbers} <= {0, -errno.ESHUTDOWN}
+
+
+def test_a_reply_is_sent_at_once(busid, host_watched):
+    """Where a completion finds interrupts on and the reply is the only one, nobody is woken up for it."""
+    client = host.connect(busid, "tcp")
+    statistics = Path("/sys/kernel/debug/usbip-host", busid)
+
+    def sent() -> int:
+        return int(re.search(r"^direct_sends (\d+)$", statistics.read_text(), re.MULTILINE)[1])
+
+    def once() -> bool:
+        before = sent()
+        reply = client.reply(client.submit_in(peer_sample.BULK, 100))
+        assert (reply.status, reply.actual) == (0, 100)
+        return sent() == before + 1
+    try:
+        client.set_configuration(1)
+        vhci.wait_for(once, "a reply that is sent at once")
+    finally:
+        client.close()
+        host.wait_status(busid)

@@ -2,8 +2,6 @@
 """Replies that the client takes in where they arrive, without its receiving thread, and those that are
 left to the thread."""
 
-from pathlib import Path
-
 import pytest
 
 import vhci
@@ -31,10 +29,7 @@ def device(session):
 
 def count(session, name: str) -> int:
     """A counter of the connection."""
-    for line in Path(f"/sys/kernel/debug/vhci_hcd/port{session.port}").read_text().splitlines():
-        if line.startswith(f"{name} "):
-            return int(line.split()[1])
-    raise AssertionError(f"no counter {name}")
+    return vhci.statistic(session.port, name)
 
 
 def reply(pdu, data: bytes) -> bytes:

@@ -272,6 +272,12 @@ def root_hub(number: int) -> Path:
     return hubs[(number // hub_ports()) % 2]
 
 
+def statistic(number: int, name: str) -> int:
+    """A counter of the connection of a port."""
+    text = Path(f"/sys/kernel/debug/vhci_hcd/port{number}").read_text()
+    return int(re.search(rf"^{name} (\d+)$", text, re.MULTILINE)[1])
+
+
 def devnode(path: Path) -> str:
     """The usbfs node of a device's sysfs directory."""
     bus, dev = int((path / "busnum").read_text()), int((path / "devnum").read_text())
