@@ -17,7 +17,9 @@ mod direct;
 pub mod down;
 pub mod inbox;
 pub mod outbox;
+mod patience;
 pub mod server;
+mod side;
 pub mod socket;
 pub mod stats;
 
