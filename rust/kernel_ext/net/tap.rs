@@ -240,8 +240,13 @@ unsafe fn with_head(sk: *mut bindings::sock, f: impl FnOnce(*const Head)) {
     }
 }
 
+/// What the socket calls as `sk_data_ready`.
+///
+/// # Safety
+///
+/// To be called by a socket into which [`tap`] has put it, with the lock of the socket held.
 unsafe extern "C" fn data_ready(sk: *mut bindings::sock) {
-    // SAFETY: The socket calls this with its lock held. `before` was written when this was installed.
+    // SAFETY: By the requirements of this function. `before` was written when this was installed.
     unsafe {
         with_head(sk, |head| {
             let mut arrived = Arrived {
@@ -256,6 +261,11 @@ unsafe extern "C" fn data_ready(sk: *mut bindings::sock) {
     }
 }
 
+/// What the socket calls as `sk_state_change`.
+///
+/// # Safety
+///
+/// As for [`data_ready`].
 unsafe extern "C" fn state_change(sk: *mut bindings::sock) {
     // SAFETY: As for `data_ready`.
     unsafe {
@@ -268,6 +278,11 @@ unsafe extern "C" fn state_change(sk: *mut bindings::sock) {
     }
 }
 
+/// What the socket calls as `sk_error_report`.
+///
+/// # Safety
+///
+/// As for [`data_ready`].
 unsafe extern "C" fn error_report(sk: *mut bindings::sock) {
     // SAFETY: As for `data_ready`.
     unsafe {
