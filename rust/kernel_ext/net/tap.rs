@@ -134,17 +134,99 @@ impl Piece<'_> {
     /// Copies from byte `from` on into `to`, which must not be longer than what is left; otherwise
     /// nothing is copied. Returns whether it was. Any context.
     pub fn copy_to(&self, from: usize, to: &mut [u8]) -> bool {
-        let end = from.checked_add(to.len());
+        // SAFETY: `to` is valid for writes.
+        unsafe { self.copy_raw(from, to.as_mut_ptr(), to.len()) }
+    }
+
+    /// As [`Self::copy_to`], for memory that need not belong to Rust.
+    ///
+    /// # Safety
+    ///
+    /// `to` must be valid for writes of `len` bytes.
+    pub(crate) unsafe fn copy_raw(&self, from: usize, to: *mut u8, len: usize) -> bool {
+        let end = from.checked_add(len);
         if end.is_none_or(|end| end > self.len) {
             return false;
         }
         // CAST: The length of a socket buffer is an `unsigned int`, of which C makes an `int` here.
-        let (offset, len) = ((self.offset as usize + from) as c_int, to.len() as c_int);
+        let (offset, len) = ((self.offset as usize + from) as c_int, len as c_int);
         // SAFETY: The socket buffer is valid while the piece is, and it has `len` bytes from `offset`
-        // on; `to` is valid for writes.
-        let result =
-            unsafe { bindings::skb_copy_bits(self.skb, offset, to.as_mut_ptr().cast(), len) };
-        result == 0
+        // on; the rest is a requirement of this function.
+        unsafe { bindings::skb_copy_bits(self.skb, offset, to.cast(), len) == 0 }
+    }
+}
+
+/// Bytes that were received: in memory, or still where the socket has them.
+#[derive(Clone, Copy)]
+pub enum Bytes<'a> {
+    /// In memory.
+    Here(&'a [u8]),
+    /// `len` bytes of a piece, from `from` on.
+    There {
+        /// The piece.
+        piece: &'a Piece<'a>,
+        /// Where they begin.
+        from: usize,
+        /// Their number.
+        len: usize,
+    },
+}
+
+impl<'a> Bytes<'a> {
+    /// Their number.
+    pub fn len(&self) -> usize {
+        match self {
+            Bytes::Here(bytes) => bytes.len(),
+            Bytes::There { len, .. } => *len,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first `len` of them, at most all.
+    pub fn first(self, len: usize) -> Self {
+        match self {
+            Bytes::Here(bytes) => Bytes::Here(bytes.get(..len).unwrap_or(bytes)),
+            Bytes::There {
+                piece,
+                from,
+                len: all,
+            } => Bytes::There {
+                piece,
+                from,
+                len: all.min(len),
+            },
+        }
+    }
+
+    /// Copies `len` of them, from `at` on; nothing if there are not so many.
+    ///
+    /// # Safety
+    ///
+    /// `to` must be valid for writes of `len` bytes, and not overlap memory that belongs to Rust.
+    pub(crate) unsafe fn copy_raw(&self, at: usize, to: *mut u8, len: usize) {
+        match self {
+            Bytes::Here(bytes) => {
+                if let Some(bytes) = bytes.get(at..).and_then(|bytes| bytes.get(..len)) {
+                    // SAFETY: By the requirements of this function; `bytes` has that length.
+                    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, len) };
+                }
+            }
+            Bytes::There {
+                piece,
+                from,
+                len: all,
+            } => {
+                let is_inside = at.checked_add(len).is_some_and(|end| end <= *all);
+                if let (true, Some(start)) = (is_inside, from.checked_add(at)) {
+                    // SAFETY: By the requirements of this function.
+                    unsafe { piece.copy_raw(start, to, len) };
+                }
+            }
+        }
     }
 }
 

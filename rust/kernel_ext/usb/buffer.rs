@@ -9,6 +9,7 @@
 use crate::bindings;
 use crate::mm::Context;
 use crate::net::socket::{IoPage, IoSlice, IoSliceMut};
+use crate::net::tap::Bytes;
 use crate::new_spinlock_irqsave;
 use crate::sync::irqsave::SpinLockIrqSave;
 use core::marker::PhantomData;
@@ -316,6 +317,19 @@ impl Buffer {
             // `head` has that length.
             unsafe { core::ptr::copy_nonoverlapping(head.as_ptr(), start, head.len()) };
             data = rest;
+        }
+    }
+
+    /// As [`Self::write`], from wherever the bytes were received. Any context.
+    pub fn write_received(&mut self, offset: u32, bytes: Bytes<'_>) {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let mut at = 0;
+        let mut slices = self.slices(offset, offset.saturating_add(len));
+        while let Some((start, len)) = slices.next_raw() {
+            // SAFETY: `start` is valid for `len` bytes of a buffer that is borrowed mutably, and whose
+            // memory is no Rust value.
+            unsafe { bytes.copy_raw(at, start, len) };
+            at += len;
         }
     }
 

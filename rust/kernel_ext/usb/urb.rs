@@ -28,6 +28,7 @@ use super::TransferType;
 use crate::bindings;
 use crate::errno::*;
 use crate::net::socket::{IoSlice, IoSliceMut};
+use crate::net::tap::Bytes;
 use crate::sync::irqsave::IrqsOff;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
@@ -440,6 +441,22 @@ impl Linked {
             }
         }
         data.len() - left.len()
+    }
+
+    /// As [`Self::write`], from wherever the bytes were received. Any context.
+    pub fn write_received(&mut self, offset: u32, bytes: Bytes<'_>) {
+        let mut at = 0;
+        let mut pieces = self.pieces(offset, self.length());
+        while let Some((start, len)) = pieces.next_raw() {
+            let len = len.min(bytes.len() - at);
+            // SAFETY: `start` is valid for `len` bytes while the loan lasts and the device side of
+            // a transfer, which is us, may write to the buffer, which is memory that a USB driver lent.
+            unsafe { bytes.copy_raw(at, start, len) };
+            at += len;
+            if at == bytes.len() {
+                break;
+            }
+        }
     }
 
     /// Sets every byte of the buffer. Any context.

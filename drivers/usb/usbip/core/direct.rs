@@ -31,7 +31,7 @@ use crate::connection::{Connection, Side, MOST_DIRECT};
 use crate::inbox::Inbox;
 use crate::stats::Stats;
 use kernel::sync::Arc;
-use kernel_ext::net::tap::{Arrived, Piece, Receiver, Tap};
+use kernel_ext::net::tap::{Arrived, Bytes, Piece, Receiver, Tap};
 use kernel_ext::prelude::*;
 
 /// The length of a PDU header.
@@ -95,6 +95,11 @@ impl Partial {
         len
     }
 
+    /// The length of the body, if only the header is here.
+    fn missing_body(&self) -> Option<usize> {
+        (self.have == HEADER && self.need > HEADER).then(|| self.need - HEADER)
+    }
+
     fn is_complete(&self) -> bool {
         self.have == self.need
     }
@@ -120,9 +125,19 @@ impl<S: Side> Here<S> {
     fn read(&self, partial: &mut Partial, piece: &Piece<'_>) -> (usize, bool) {
         let mut read = 0;
         while read < piece.len() {
-            let more = partial.fill(piece, read);
-            read += more;
-            if more == 0 || partial.is_complete() && !self.handle(partial) {
+            let len = match partial.missing_body() {
+                // All of it is here, and goes from here to where it belongs.
+                Some(len) if len <= piece.len() - read => {
+                    let from = read;
+                    if !self.receive(partial, Some(Bytes::There { piece, from, len })) {
+                        return (read, false);
+                    }
+                    len
+                }
+                _ => partial.fill(piece, read),
+            };
+            read += len;
+            if len == 0 || partial.is_complete() && !self.handle(partial) {
                 return (read, false);
             }
         }
@@ -144,22 +159,31 @@ impl<S: Side> Here<S> {
 
     /// Handles a header or a PDU that is complete. Returns whether that was possible.
     fn handle(&self, partial: &mut Partial) -> bool {
-        let Some((header, body)) = partial.bytes().split_first_chunk::<HEADER>() else {
-            return false;
-        };
-        let side = self.0.side();
         if partial.need == HEADER {
-            match side.measure(header).filter(|len| *len <= MOST_DIRECT) {
+            let Some(header) = partial.bytes().first_chunk::<HEADER>() else {
+                return false;
+            };
+            match self.0.side().measure(header) {
                 Some(0) => {}
-                Some(len) => {
+                Some(len) if len <= MOST_DIRECT => {
                     // INVARIANT: At most HEADER + MOST_DIRECT.
                     partial.need = HEADER + len;
                     return true;
                 }
-                None => return false,
+                _ => return false,
             }
         }
-        match side.receive_direct(&self.0, header, body) {
+        self.receive(partial, None)
+    }
+
+    /// Hands a PDU to the local side: its header is in the buffer, and so is its body if it is not given.
+    /// Returns whether the side has taken it.
+    fn receive(&self, partial: &mut Partial, body: Option<Bytes<'_>>) -> bool {
+        let Some((header, here)) = partial.bytes().split_first_chunk::<HEADER>() else {
+            return false;
+        };
+        let body = body.unwrap_or(Bytes::Here(here));
+        match self.0.side().receive_direct(&self.0, header, body) {
             Ok(true) => {
                 Stats::count(&self.0.stats().direct);
                 partial.handled += 1;

@@ -10,6 +10,7 @@ use crate::stats::Stats;
 use kernel::fmt;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel_ext::net::tap::Bytes;
 
 /// The most bytes behind a header that [`Side::receive_direct`] is given: a page, which is what a file
 /// system asks a disk for, and more than any other request that is in a hurry.
@@ -64,7 +65,7 @@ pub trait Side: Send + Sync + Sized + 'static {
         &self,
         connection: &Arc<Connection<Self>>,
         header: &[u8; 48],
-        body: &[u8],
+        body: Bytes<'_>,
     ) -> Result<bool, Down> {
         let _ = (connection, header, body);
         Ok(false)

@@ -13,6 +13,7 @@ use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
 use kernel_ext::mm::Context;
 use kernel_ext::net::peer::Peer;
+use kernel_ext::net::tap::Bytes;
 use kernel_ext::prelude::*;
 use kernel_ext::time;
 use kernel_ext::usb::buffer::{Buffer, PagePool};
@@ -166,7 +167,7 @@ impl Server {
         &self,
         connection: &Arc<Connection<Self>>,
         cmd: &CmdSubmit,
-        data: &[u8],
+        data: Bytes<'_>,
     ) -> Option<()> {
         let Verdict::Accept(request, _) = request::check(cmd, self.endpoint_direct(cmd)).ok()?
         else {
@@ -180,7 +181,7 @@ impl Server {
             self.requests.withdraw(connection, token);
             return None;
         };
-        transfer.buffer_mut().write(0, data);
+        transfer.buffer_mut().write_received(0, data);
         match start(connection, transfer, place) {
             // The thread can wait for memory.
             Err((error, transfer)) if error == ENOMEM => {
@@ -297,7 +298,7 @@ impl Side for Server {
         &self,
         connection: &Arc<Connection<Self>>,
         header: &[u8; HEADER_LEN],
-        body: &[u8],
+        body: Bytes<'_>,
     ) -> Result<bool, Down> {
         Ok(match Command::parse(header).map_err(Down::Frame)? {
             Command::Submit(cmd) => self.submit_direct(connection, &cmd, body).is_some(),

@@ -10,6 +10,7 @@ use crate::port::{direction, Ledger, Link, Pending, Port};
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use kernel_ext::net::peer::Peer;
+use kernel_ext::net::tap::Bytes;
 use kernel_ext::prelude::*;
 use kernel_ext::time;
 use kernel_ext::usb::urb::{Finished, Flags, Lent, Linked};
@@ -195,7 +196,7 @@ impl Client {
         &self,
         connection: &Connection<Self>,
         ret: &wire::RetSubmit,
-        here: &[u8],
+        here: Bytes<'_>,
     ) -> Result<Option<usize>, Down> {
         let mut inner = self.port.inner.lock();
         let Link::Up(session) = &mut inner.link else {
@@ -205,9 +206,9 @@ impl Client {
         let Some(len) = meta.and_then(|meta| small_body(ret, meta)) else {
             return Ok(None);
         };
-        let Some(bytes) = here.get(..len) else {
+        if here.len() < len {
             return Ok(None);
-        };
+        }
         let RetSubmit::Receive {
             token,
             urb: mut pending,
@@ -221,7 +222,7 @@ impl Client {
         session.ledger.received(token);
         let round_trip = time::now_ns().saturating_sub(pending.sent_ns);
         connection.stats().round_trip(round_trip);
-        pending.urb.write(0, bytes);
+        pending.urb.write_received(0, here.first(len));
         let done = self.finish(pending, &inner, connection, |urb| {
             take_result(urb, ret, unlinking)
         });
@@ -236,7 +237,7 @@ impl Client {
         ret: &wire::RetSubmit,
         inbox: &mut Inbox<'_>,
     ) -> Result<(), Down> {
-        if let Some(len) = self.ret_submit_small(connection, ret, inbox.buffered())? {
+        if let Some(len) = self.ret_submit_small(connection, ret, Bytes::Here(inbox.buffered()))? {
             inbox.consume(len);
             return Ok(());
         }
@@ -396,7 +397,7 @@ impl Side for Client {
         &self,
         connection: &Arc<Connection<Self>>,
         header: &[u8; HEADER_LEN],
-        body: &[u8],
+        body: Bytes<'_>,
     ) -> Result<bool, Down> {
         match Reply::parse(header).map_err(Down::Frame)? {
             Reply::Submit(ret) => self

@@ -12,6 +12,7 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use kernel_ext::mm::Context;
 use kernel_ext::net::peer::Peer;
+use kernel_ext::net::tap::Bytes;
 use kernel_ext::prelude::*;
 use kernel_ext::time;
 use kernel_ext::usb::buffer::{Buffer, PagePool};
@@ -119,7 +120,7 @@ impl Server {
         &self,
         connection: &Connection<Self>,
         cmd: &CmdSubmit,
-        data: &[u8],
+        data: Bytes<'_>,
     ) -> Option<()> {
         let (index, kind) = self.endpoint_direct(cmd)?;
         if kind == TransferType::Control && server::check_control(cmd).is_err() {
@@ -134,7 +135,7 @@ impl Server {
             self.requests.withdraw(connection, token);
             return None;
         };
-        transfer.buffer.write(0, data);
+        transfer.buffer.write_received(0, data);
         self.add(connection, index, transfer, node);
         Some(())
     }
@@ -346,7 +347,7 @@ impl Side for Server {
         &self,
         connection: &Arc<Connection<Self>>,
         header: &[u8; HEADER_LEN],
-        body: &[u8],
+        body: Bytes<'_>,
     ) -> Result<bool, Down> {
         Ok(match Command::parse(header).map_err(Down::Frame)? {
             Command::Submit(cmd) => self.submit_direct(connection, &cmd, body).is_some(),
