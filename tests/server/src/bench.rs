@@ -29,6 +29,8 @@ pub struct Case {
     pub size: usize,
     /// URBs in flight.
     pub depth: usize,
+    /// Whether the kernel's `usbtest` submits the URBs, instead of a program.
+    pub by_kernel: bool,
 }
 
 const fn case(name: &'static str, incoming: bool, size: usize, depth: usize) -> Case {
@@ -37,11 +39,19 @@ const fn case(name: &'static str, incoming: bool, size: usize, depth: usize) -> 
         incoming,
         size,
         depth,
+        by_kernel: false,
+    }
+}
+
+const fn by_kernel(name: &'static str, incoming: bool, size: usize, depth: usize) -> Case {
+    Case {
+        by_kernel: true,
+        ..case(name, incoming, size, depth)
     }
 }
 
 /// Every case.
-pub const CASES: [Case; 10] = [
+pub const CASES: [Case; 20] = [
     case("in-64-d1", true, 64, 1),
     case("in-64-d32", true, 64, 32),
     case("out-64-d1", false, 64, 1),
@@ -50,9 +60,19 @@ pub const CASES: [Case; 10] = [
     case("in-4k-d32", true, 4 << 10, 32),
     case("out-4k-d1", false, 4 << 10, 1),
     case("out-4k-d32", false, 4 << 10, 32),
+    case("in-64k-d8", true, 64 << 10, 8),
+    case("out-64k-d8", false, 64 << 10, 8),
     // Few enough for the 16 MiB that usbfs lends out by default.
     case("in-1m-d4", true, 1 << 20, 4),
     case("out-1m-d4", false, 1 << 20, 4),
+    by_kernel("in-4k-d1-kernel", true, 4 << 10, 1),
+    by_kernel("in-4k-d32-kernel", true, 4 << 10, 32),
+    by_kernel("out-4k-d1-kernel", false, 4 << 10, 1),
+    by_kernel("out-4k-d32-kernel", false, 4 << 10, 32),
+    by_kernel("in-64k-d8-kernel", true, 64 << 10, 8),
+    by_kernel("out-64k-d8-kernel", false, 64 << 10, 8),
+    by_kernel("in-1m-d4-kernel", true, 1 << 20, 4),
+    by_kernel("out-1m-d4-kernel", false, 1 << 20, 4),
 ];
 
 /// What a case gave.
@@ -70,7 +90,7 @@ pub struct Measured {
 impl Measured {
     /// Heading for the lines of [`Display`](fmt::Display).
     pub const TITLE: &'static str =
-        "case            URBs/s      MiB/s  us/URB  CPU us/URB  CPU ms/MiB  busiest tasks";
+        "case                   URBs/s      MiB/s  us/URB  CPU us/URB  CPU ms/MiB  busiest tasks";
 
     fn rate(&self) -> f64 {
         self.urbs as f64 / self.elapsed.as_secs_f64()
@@ -136,7 +156,7 @@ impl fmt::Display for Measured {
             .collect();
         write!(
             f,
-            "{:12} {:9.0} {:10.2} {:7.1} {:11.1} {:11.2}  {}",
+            "{:17} {:9.0} {:10.2} {:7.1} {:11.1} {:11.2}  {}",
             self.case.name,
             self.rate(),
             self.mib() / self.elapsed.as_secs_f64(),

@@ -19,6 +19,7 @@ const fn case(name: &'static str, incoming: bool, size: usize) -> Case {
         incoming,
         size,
         depth: 1,
+        by_kernel: false,
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bulk URBs through usbfs, as few instructions as possible between the benchmark and the kernel.
+//! Bulk URBs through usbfs, as few instructions as possible between the benchmark and the kernel; and
+//! the kernel's driver for tests, which has its own.
 //!
 //! The only unsafe code of these programs: an ioctl whose argument the kernel remembers and
 //! writes to later cannot be had from a safe interface.
@@ -34,6 +35,43 @@ struct RawUrb {
 
 const BULK: u8 = 3;
 const GROUP: u8 = b'U';
+
+/// The driver of `drivers/usb/misc/usbtest.c`.
+const USBTEST: &[u8] = b"usbtest";
+
+/// `struct usbdevfs_disconnect_claim` of `include/uapi/linux/usbdevice_fs.h`.
+#[repr(C)]
+struct RawClaim {
+    interface: c_uint,
+    flags: c_uint,
+    driver: [u8; 256],
+}
+
+/// `USBDEVFS_DISCONNECT_CLAIM_IF_DRIVER`.
+const IF_DRIVER: c_uint = 1;
+
+/// `struct usbdevfs_ioctl`: a command to an interface and, by default, its driver.
+#[repr(C)]
+struct RawCommand {
+    interface: c_int,
+    code: c_int,
+    data: *mut c_void,
+}
+
+/// What `usbtest` is told by its ioctl, and what it says.
+#[repr(C)]
+struct RawTest {
+    number: u32,
+    iterations: u32,
+    length: u32,
+    vary: u32,
+    depth: u32,
+    seconds: i32,
+    microseconds: i32,
+}
+
+const CONNECT: Opcode = opcode::none(GROUP, 23);
+const TEST: Opcode = opcode::read_write::<RawTest>(GROUP, 100);
 
 /// A bulk transfer.
 ///
@@ -171,17 +209,79 @@ impl Device {
         })
     }
 
-    /// Claims an interface.
+    /// Claims an interface, also from `usbtest`.
     ///
     /// # Errors
     ///
-    /// A driver has it, or it does not exist.
+    /// Another driver has it, or it does not exist.
     pub fn claim(&self, interface: u32) -> io::Result<()> {
-        // SAFETY: USBDEVFS_CLAIMINTERFACE reads one unsigned int.
+        let mut claim = RawClaim {
+            interface,
+            flags: IF_DRIVER,
+            driver: [0; 256],
+        };
+        claim.driver[..USBTEST.len()].copy_from_slice(USBTEST);
+        // SAFETY: USBDEVFS_DISCONNECT_CLAIM reads one `usbdevfs_disconnect_claim`.
         unsafe {
             let claim =
-                ioctl::Setter::<{ opcode::read::<c_uint>(GROUP, 15) }, c_uint>::new(interface);
+                ioctl::Setter::<{ opcode::read::<RawClaim>(GROUP, 27) }, RawClaim>::new(claim);
             ioctl::ioctl(&self.file, claim)?;
+        }
+        Ok(())
+    }
+
+    /// Gives interface 0 to the kernel's driver for it, unless it has one.
+    ///
+    /// # Errors
+    ///
+    /// No driver that is loaded wants it.
+    pub fn connect(&self) -> io::Result<()> {
+        // SAFETY: this command has no data.
+        match unsafe { self.command(CONNECT, ptr::null_mut()) } {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Has `usbtest` transfer `length` bytes `depth * iterations` times, with `depth` URBs in flight,
+    /// and waits until it has. Each URB is submitted again where the kernel completes it.
+    ///
+    /// # Errors
+    ///
+    /// Interface 0 has no such driver, or a URB has failed or was short.
+    pub fn test(&self, number: u32, length: u32, depth: u32, iterations: u32) -> io::Result<()> {
+        let mut test = RawTest {
+            number,
+            iterations,
+            length,
+            vary: 0,
+            depth,
+            seconds: 0,
+            microseconds: 0,
+        };
+        // SAFETY: the command reads and writes one structure of the size that is in its code.
+        unsafe { self.command(TEST, ptr::from_mut(&mut test).cast()) }
+    }
+
+    /// A command to interface 0.
+    ///
+    /// # Safety
+    ///
+    /// The kernel may read and write as many bytes at `data` as `code` says.
+    unsafe fn command(&self, code: Opcode, data: *mut c_void) -> io::Result<()> {
+        let command = RawCommand {
+            interface: 0,
+            // All 32 bits are in use.
+            code: code as c_int,
+            data,
+        };
+        // SAFETY: USBDEVFS_IOCTL reads one `usbdevfs_ioctl`; what that points to is the caller's duty.
+        unsafe {
+            let command = ioctl::Setter::<
+                { opcode::read_write::<RawCommand>(GROUP, 18) },
+                RawCommand,
+            >::new(command);
+            ioctl::ioctl(&self.file, command)?;
         }
         Ok(())
     }
