@@ -113,7 +113,8 @@ def table(out, samples, kernel):
     groups = collections.defaultdict(list)
     for one in samples:
         groups[one["case"], one["device"], one["client"], one["server"]].append(one)
-    lines = ["Functions, CPU time per URB in µs (1 MiB: per MiB in ms); \"host\" is the kernel below"]
+    lines = ["Functions, CPU time per URB in µs (above 4 KiB per MiB in ms); "
+             "\"host\" is the kernel below"]
     for (case, device, *ends), some in sorted(groups.items()):
         names = collections.Counter()
         for one in some:

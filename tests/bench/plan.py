@@ -12,12 +12,15 @@ SMALL, BULK = 4096, 1 << 20
 
 # What usbip-bench-client does with each device: of CASES in tests/server/src/bench.rs and disk.rs.
 _BULK = ("in-4k-d1", "in-4k-d32", "out-4k-d1", "out-4k-d32", "in-1m-d4", "out-1m-d4")
+# What ends so is the same without a program: the kernel's usbtest submits the URBs.
+KERNEL = "-kernel"
+_KERNEL = tuple(case + KERNEL for case in (*_BULK[:4], "in-64k-d8", "out-64k-d8", *_BULK[4:]))
 _DISK = ("read-4k", "write-4k", "read-1m", "write-1m")
 CASES = {
     "null": ("in-64-d1", "in-64-d32", "out-64-d1", "out-64-d32", "in-4k-d1", "in-4k-d32",
              "out-4k-d1", "out-4k-d32", "in-1m-d4", "out-1m-d4"),
-    "sample": _BULK, "disk": _DISK,
-    "gadget": _BULK, "gadget-ss": _BULK, "gadget-disk": _DISK,
+    "sample": _BULK + _KERNEL, "disk": _DISK,
+    "gadget": _BULK + _KERNEL, "gadget-ss": _BULK + _KERNEL, "gadget-disk": _DISK,
 }
 # Devices that are somewhere without USB/IP, so that they can be measured there.
 PLUGGED_IN = ("sample", "disk")
@@ -105,6 +108,11 @@ class Step:
     cases: tuple
 
 
+def over_tcp(case):
+    """The case that is the same messages over bare loopback TCP."""
+    return case.removesuffix(KERNEL)
+
+
 def steps(kinds, chosen=(), without=()):
     """What one round measures for some kinds, in order; of the cases only the chosen ones, if any
     are, and nothing of some devices."""
@@ -125,7 +133,8 @@ def steps(kinds, chosen=(), without=()):
     order = sorted(pairs, key=lambda ends: (ends.server != "null", str(ends)))
     urbs = [case for case in ALL_CASES if any(case in CASES[device] for device in devices
                                               if CASES[device] != _DISK)]
-    found = step(NEITHER, "tcp", urbs)
+    found = [dataclasses.replace(one, cases=tuple(dict.fromkeys(map(over_tcp, one.cases))))
+             for one in step(NEITHER, "tcp", urbs)]
     for device in devices:
         if device in PLUGGED_IN:
             found += step(NEITHER, device, CASES[device])

@@ -6,14 +6,14 @@ from . import report
 # Okabe and Ito: told apart by every kind of eye.
 GOOD, BAD, NEUTRAL, MARK = "#009e73", "#d55e00", "#56b4e9", "#000000"
 
-SCRIPT = """set terminal svg size 1300,{height} dynamic enhanced font "sans,13" background "white"
+SCRIPT = """set terminal svg size 1500,{height} dynamic enhanced font "sans,13" background "white"
 set output "{output}"
 set multiplot layout 1,2 title "Rust against C, {subtitle}" font "sans,15"
 set style fill solid 0.85
 set boxwidth 0.6
 set grid xtics lc rgb "#dddddd"
 set key off
-set lmargin 30
+set lmargin 38
 set rmargin 3
 """
 # Horizontal bars: x is the ratio, y counts the cases down from the top.

@@ -42,7 +42,7 @@ def line(ends, samples):
 
 def table(samples):
     """All that was measured, as text, for each case one line for each pair of ends."""
-    lines = ["CPU time per URB in µs (1 MiB: per MiB in ms) with client + server, and whose it was"]
+    lines = ["CPU time per URB in µs (above 4 KiB per MiB in ms) with client + server, and whose it was"]
     for device, cases in plan.CASES.items():
         for case in cases:
             some = [one for one in samples if (one["device"], one["case"]) == (device, case)]

@@ -42,7 +42,7 @@ class Metric:
 
 def metrics(kind, device, size, depth):
     """The figures that matter for a case, the throughput first."""
-    targets = kind.goals(device)
+    targets = kind.goals(device) if size <= SMALL or size >= BULK else plan.Targets()
     if size <= SMALL:
         return (Metric(RATE, "1/s", 0, True, targets.rates.get(depth)),
                 Metric(RUN_URB if kind.by_tasks else CPU_URB, "µs CPU", 1, False,
@@ -111,7 +111,8 @@ def value(sample, name):
 def chosen(samples, kind, device, case, subject):
     """The samples of a case that a column is made of."""
     ends = {"c": kind.c, "rust": kind.rust}.get(subject, plan.NEITHER)
-    wanted = (ends.client, ends.server, "tcp" if subject == "tcp" else device, case)
+    what = ("tcp", plan.over_tcp(case)) if subject == "tcp" else (device, case)
+    wanted = (ends.client, ends.server, *what)
     return [one for one in samples
             if (one["client"], one["server"], one["device"], one["case"]) == wanted]
 
@@ -160,14 +161,17 @@ def figures(samples, kind, device, case):
 
 
 NAMES = {"in": "IN", "out": "OUT", "read": "read", "write": "write", "64": "64 B", "4k": "4 KiB",
-         "1m": "1 MiB"}
+         "64k": "64 KiB", "1m": "1 MiB"}
+# The longest title.
+WIDTH = 27
 
 
 def title(case):
-    """A case in words: "IN 64 B, depth 32"."""
-    what, size, *depth = case.split("-")
-    where = f", depth {depth[0][1:]}" if depth else ""
-    return f"{NAMES[what]} {NAMES[size]}{where}"
+    """A case in words: "IN 64 B, depth 32" or, with a driver of the kernel instead of a program,
+    "IN 4 KiB, depth 1, kernel"."""
+    what, size, *more = case.split("-")
+    more = [word if f"-{word}" == plan.KERNEL else f"depth {word[1:]}" for word in more]
+    return ", ".join([f"{NAMES[what]} {NAMES[size]}", *more])
 
 
 def heading(kind, device):
@@ -195,13 +199,13 @@ def line(row):
         verdict = {True: "reached", False: "MISSED", None: ""}[metric.reached(row.ratio)]
     spread = f"{number(row.low, 2)}–{number(row.high, 2)}" if row.low is not None else ""
     values = " ".join(f"{number(row.medians[one], metric.digits):>9}" for one in SUBJECTS)
-    return (f"{title(row.case):20} {metric.unit:10} {values} {number(row.ratio, 2):>6}  "
+    return (f"{title(row.case):{WIDTH}} {metric.unit:10} {values} {number(row.ratio, 2):>6}  "
             f"{spread:9} {target:5} {verdict}").rstrip()
 
 
 def table(found):
     """The whole table, as text."""
-    head = (f"{'':20} {'':10} " + " ".join(f"{name:>9}" for name in SUBJECTS.values())
+    head = (f"{'':{WIDTH}} {'':10} " + " ".join(f"{name:>9}" for name in SUBJECTS.values())
             + f" {'Rust/C':>6}  {'rounds':9} target")
     lines, section = [], None
     for row in found:

@@ -24,7 +24,9 @@ USB = Path("/sys/bus/usb/devices")
 REMOTE = "/vhci_hcd"
 LOCAL = {"sample": "/sample_hcd", "disk": "/pci"}
 # Vendor and product; endpoints for IN and OUT. Those of a gadget are its controller's choice.
-IDS = {"null": ("1209", "0002"), "sample": ("1209", "0001")}
+# By the ids of Gadget Zero the kernel's usbtest knows what it can test.
+GADGET_ZERO = ("0525", "a4a0")
+IDS = {"null": ("1209", "0002"), "sample": GADGET_ZERO}
 ENDPOINTS = {"null": ("1", "2"), "sample": ("2", "2")}
 # As AREA in tests/server/src/disk.rs.
 AREA_MIB = 16
@@ -37,7 +39,7 @@ SECONDS = 20
 _SOURCE = ("source-sink", "--pattern", 2, "--length", 16384, "--depth", 32)
 GADGETS = {"gadget": (vhci.HIGH, _SOURCE), "gadget-ss": (vhci.SUPER, _SOURCE),
            "gadget-disk": (vhci.HIGH, ("disk", IMAGE))}
-IDS |= dict.fromkeys(GADGETS, ("1209", "0003"))
+IDS |= {"gadget": GADGET_ZERO, "gadget-ss": GADGET_ZERO, "gadget-disk": ("1209", "0003")}
 
 
 def folder(device, where):
@@ -99,7 +101,7 @@ def ready(device, where):
 def prepare(device, modules):
     """Has a device plugged in and returns its bus id."""
     if device == "sample":
-        modules.load("sample_hcd_rs")
+        modules.load("sample_hcd_rs", gadget_zero=1)
         ready(device, LOCAL[device])
         return folder(device, LOCAL[device]).name
     _, node = ready(device, LOCAL[device])

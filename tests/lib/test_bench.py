@@ -15,7 +15,7 @@ CC, RC, RR = plan.Ends("c", "c"), plan.Ends("rust", "c"), plan.Ends("rust", "rus
 def sample(ends, device, case, number, rate, cpu=100.0, stolen=0.0):
     """As bench-guest writes it; what is not given follows."""
     _, size, *depth = case.split("-")
-    size = {"64": 64, "4k": 4096, "1m": 1 << 20}[size]
+    size = {"64": 64, "4k": 4096, "64k": 1 << 16, "1m": 1 << 20}[size]
     return {"client": ends.client, "server": ends.server, "device": device, "case": case,
             "round": number, "host_stolen": stolen, "size": size,
             "depth": int(depth[0][1:]) if depth else 1, "urbs": 10, "urbs_per_s": rate,
@@ -60,6 +60,26 @@ def test_c_does_not_serve_what_it_cannot():
     devices = {ends: [step.device for step in plan.steps(["vudc"]) if step.ends == ends]
                for ends in (VC, VR)}
     assert devices == {VC: ["gadget", "gadget-disk"], VR: ["gadget", "gadget-ss", "gadget-disk"]}
+
+
+def test_what_the_kernel_submits_is_measured_where_it_has_a_driver():
+    measured = {one.device: [case for case in one.cases if case.endswith(plan.KERNEL)]
+                for one in plan.steps(plan.KINDS)}
+    both = ("{}-4k-d1-kernel", "{}-4k-d32-kernel", "{}-64k-d8-kernel", "{}-1m-d4-kernel")
+    every = {name.format(way) for name in both for way in ("in", "out")}
+    assert {device: set(cases) for device, cases in measured.items() if cases} == {
+        "sample": every, "gadget": every, "gadget-ss": every}
+    # A program has the device first, then the kernel's driver; they change once.
+    for step in plan.steps(plan.KINDS):
+        ends = [case.endswith(plan.KERNEL) for case in step.cases]
+        assert ends == sorted(ends)
+
+
+def test_what_the_kernel_submits_has_the_same_messages_over_tcp():
+    assert plan.steps(["host"], ["in-4k-d32-kernel", "in-4k-d32", "out-64k-d8-kernel"])[0] == (
+        plan.Step(plan.NEITHER, "tcp", ("in-4k-d32", "out-64k-d8")))
+    for step in plan.steps(plan.KINDS):
+        assert step.device != "tcp" or len(step.cases) == len(set(step.cases)) == 12
 
 
 def test_only_chosen_cases():
@@ -144,6 +164,12 @@ def test_a_case_that_one_side_lacks_is_left_out():
     ("vudc", "gadget", "in-4k-d1", (20.0, None)), ("vudc", "gadget", "in-4k-d32", (None, None)),
     ("vudc", "gadget", "in-1m-d4", (20.0, 1.0)), ("vudc", "gadget-disk", "read-1m", (20.0, 1.0)),
     ("vudc", "gadget-disk", "read-4k", (20.0, None)),
+    ("host", "sample", "in-4k-d1-kernel", (1.3, None)),
+    ("pair", "sample", "out-4k-d32-kernel", (2.0, None)),
+    ("pair", "sample", "in-64k-d8-kernel", (None, None)),
+    ("pair", "sample", "in-1m-d4-kernel", (1.5, 0.7)),
+    ("vudc", "gadget", "out-4k-d1-kernel", (20.0, None)),
+    ("vudc", "gadget", "out-64k-d8-kernel", (None, None)),
 ])
 def test_targets(kind, device, case, targets):
     samples = [sample(ends, device, case, 1, 10.0)
@@ -181,6 +207,24 @@ def test_what_is_compared_with_tcp():
     assert "vudc: IN 1 MiB, depth 4, SS / TCP" in drawn
     # Of two panels one has ratios that are far apart.
     assert drawn.count("\nset logscale x") == drawn.count("\nunset logscale x") == 1
+
+
+def test_what_the_kernel_submits_in_the_table():
+    case = "out-64k-d8-kernel"
+    samples = [sample(plan.NEITHER, "tcp", "out-64k-d8", 1, 2000.0),
+               sample(plan.NEITHER, "sample", case, 1, 900_000.0),
+               sample(CC, "sample", case, 1, 800.0), sample(RR, "sample", case, 1, 1600.0)]
+    found = report.rows(samples, ["pair"])
+    assert [one.metric.name for one in found] == [report.THROUGHPUT, report.CPU_MIB,
+                                                  report.THREADS_MIB]
+    assert found[0].medians == {"c": 50, "rust": 100, "tcp": 125, "direct": 56250}
+    lines = report.table(found).splitlines()
+    assert lines[2].startswith("OUT 64 KiB, depth 8, kernel MiB/s           50.0     100.0 ")
+    assert lines[1].index("Rust/C") + 6 == lines[2].index("2.00") + 4
+
+
+def test_no_title_is_wider_than_its_column():
+    assert max(map(len, map(report.title, plan.ALL_CASES))) == report.WIDTH
 
 
 def test_cpu_time_where_a_timer_works():
