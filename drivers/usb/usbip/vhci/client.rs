@@ -33,6 +33,7 @@ use usbip_protocol::wire::{
 /// Up to how many bytes a payload is copied into the gathering buffer, so that its URB is sent
 /// together with others and never has to wait for the socket; a larger one is handed to the socket
 /// where it lies. Also up to how many received bytes are copied under the port's lock.
+// CAST: 4096.
 const SMALL: u32 = MOST_DIRECT as u32;
 
 /// With so many URBs at the server it pays to wait for more than one reply; see [`Side::is_busy`].

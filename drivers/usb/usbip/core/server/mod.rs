@@ -296,7 +296,7 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
         })
     }
 
-    /// Gathers replies that are [small](send::is_small), as long as there is room. Returns whether none is
+    /// Gathers replies that [fit](send::fits), as long as there is room. Returns whether none is
     /// left. Any context; nobody else may be sending.
     ///
     /// # Errors

@@ -67,7 +67,7 @@ fn payload<D: Outcome>(done: &D) -> Option<u32> {
     }
 }
 
-/// Gathers a reply that [fits](fits). Any context.
+/// Gathers a reply that [`fits`]. Any context.
 pub(super) fn gather<D: Outcome>(
     reply: &TxReply<D>,
     outbox: &mut Outbox,
