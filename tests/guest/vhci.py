@@ -243,8 +243,21 @@ def wait_free(number: int, timeout: float = TEARDOWN) -> Port:
 
 
 def wait_gone(busid: str, timeout: float = TEARDOWN):
-    """Wait until the USB core has removed a device."""
-    wait_for(lambda: not (USB / busid).exists(), f"{busid} to be removed", timeout)
+    """Wait until the USB core has removed a device: its link, and its folder, which goes later, when
+    the driver has been unbound."""
+    folder = device_folder(busid)
+    wait_for(lambda: not (USB / busid).exists() and not folder.exists(), f"{busid} to be removed",
+             timeout)
+
+
+def device_folder(busid: str) -> Path:
+    """Where sysfs has a device, also if there is no link to it in `USB`."""
+    bus, _, chain = busid.partition("-")
+    folder = (USB / f"usb{bus}").resolve()
+    hops = chain.split(".")
+    for count in range(1, len(hops) + 1):
+        folder /= f"{bus}-{'.'.join(hops[:count])}"
+    return folder
 
 
 def wait_configured(number: int, timeout: float = ENUMERATION) -> Path:
