@@ -159,6 +159,25 @@ def connect(busid: str, kind: str = "") -> Client:
     return hand_over(busid, kernel, ours)
 
 
+@contextlib.contextmanager
+def connected(busid: str, kind: str = ""):
+    """Yields the client of a new connection, in configuration 1. Afterwards the device is available."""
+    client = connect(busid, kind)
+    try:
+        client.set_configuration(1)
+        yield client
+    finally:
+        client.close()
+        wait_status(busid)
+
+
+def statistics(busid: str, folder: str = "usbip-host") -> dict:
+    """The counters of a connection."""
+    text = Path("/sys/kernel/debug", folder, busid).read_text()
+    return {name: int(value) for name, value in (line.split() for line in text.splitlines()
+                                                if not line.startswith("rtt_us"))}
+
+
 def hand_over(busid: str, kernel: socket.socket, ours: socket.socket) -> Client:
     """Give one end of a connection to a device, and close our copy of it as usbipd does."""
     with kernel:

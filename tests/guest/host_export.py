@@ -3,7 +3,6 @@
 the hands of the client of this kernel."""
 
 import contextlib
-from pathlib import Path
 
 import host
 import peer_stock
@@ -89,9 +88,7 @@ class Export:
 
     def statistics(self) -> dict:
         """The counters of the connection."""
-        text = Path("/sys/kernel/debug", self.folder, self.busid).read_text()
-        return {name: int(value) for name, value in (line.split() for line in text.splitlines()
-                                                    if not line.startswith("rtt_us"))}
+        return host.statistics(self.busid, self.folder)
 
     def wait(self):
         """Wait until the device is available."""

@@ -3,8 +3,6 @@
 sample. test_host_iso.py has more of them, at a real controller's driver."""
 
 import errno
-import re
-from pathlib import Path
 
 import pytest
 
@@ -127,20 +125,10 @@ def test_a_setting_ends_a_stream(iso):
 
 def test_a_reply_is_sent_at_once(busid, host_watched):
     """Where a completion finds interrupts on and the reply is the only one, nobody is woken up for it."""
-    client = host.connect(busid, "tcp")
-    statistics = Path("/sys/kernel/debug/usbip-host", busid)
-
-    def sent() -> int:
-        return int(re.search(r"^direct_sends (\d+)$", statistics.read_text(), re.MULTILINE)[1])
-
-    def once() -> bool:
-        before = sent()
-        reply = client.reply(client.submit_in(peer_sample.BULK, 100))
-        assert (reply.status, reply.actual) == (0, 100)
-        return sent() == before + 1
-    try:
-        client.set_configuration(1)
+    with host.connected(busid, "tcp") as client:
+        def once() -> bool:
+            before = host.statistics(busid)["direct_sends"]
+            reply = client.reply(client.submit_in(peer_sample.BULK, 100))
+            assert (reply.status, reply.actual) == (0, 100)
+            return host.statistics(busid)["direct_sends"] == before + 1
         vhci.wait_for(once, "a reply that is sent at once")
-    finally:
-        client.close()
-        host.wait_status(busid)
