@@ -15,8 +15,10 @@
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/net.h>
+#include <linux/netdevice.h>
 #include <linux/scatterlist.h>
 #include <linux/sched/mm.h>
+#include <linux/skbuff.h>
 #include <linux/slab.h>
 #include <linux/sockptr.h>
 #include <linux/spinlock.h>
@@ -333,9 +335,10 @@ void *kernel_ext_helper_alloc_transfer_memory(size_t len, bool atomic)
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_alloc_transfer_memory);
 
-void kernel_ext_helper_sg_set_page(struct scatterlist *sg, struct page *page, unsigned int len)
+void kernel_ext_helper_sg_set_page(struct scatterlist *sg, struct page *page, unsigned int len,
+				   unsigned int offset)
 {
-	sg_set_page(sg, page, len, 0);
+	sg_set_page(sg, page, len, offset);
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_sg_set_page);
 
@@ -684,3 +687,73 @@ void kernel_ext_helper_tcp_read(struct sock *sk, struct kernel_ext_tcp_reader *r
 	tcp_read_sock(sk, &desc, tcp_reader_take);
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_read);
+
+/*
+ * Waits until there may be `len` bytes to read, a good part of what there is room for, or something to
+ * hear of, like the end of the stream. Returns -EAGAIN if the socket's timeout ran out and there is
+ * nothing.
+ */
+int kernel_ext_helper_tcp_wait(struct socket *sock, size_t len)
+{
+	struct sock *sk = sock->sk;
+	int lowat, enough;
+	long timeo;
+
+	lock_sock(sk);
+	timeo = sock_rcvtimeo(sk, false);
+	if (skb_queue_empty(&sk->sk_receive_queue) && sk->sk_state == TCP_ESTABLISHED &&
+	    !(sk->sk_shutdown & RCV_SHUTDOWN) && !sk->sk_err) {
+		/* The reader is woken up once, not for each packet. */
+		lowat = READ_ONCE(sk->sk_rcvlowat);
+		enough = max(1, READ_ONCE(sk->sk_rcvbuf) / 4);
+		WRITE_ONCE(sk->sk_rcvlowat, (int)min_t(size_t, len, enough));
+		sk_wait_data(sk, &timeo, NULL);
+		WRITE_ONCE(sk->sk_rcvlowat, lowat);
+		if (!skb_queue_empty(&sk->sk_receive_queue))
+			timeo = 1;
+	}
+	release_sock(sk);
+	return timeo ? 0 : -EAGAIN;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_tcp_wait);
+
+/* -- Data that stays in its socket buffer ----------------------------------------------------- */
+
+/*
+ * The most pieces of memory that the data of a socket buffer is in, if it may be kept and has an address;
+ * otherwise 0. Lists of buffers are for those who copy, and so is what was received with the last memory.
+ */
+unsigned int kernel_ext_helper_skb_pieces(const struct sk_buff *skb)
+{
+	const struct skb_shared_info *info = skb_shinfo(skb);
+	unsigned int i;
+
+	if (skb_has_frag_list(skb) || !skb_frags_readable(skb) || skb_pfmemalloc(skb))
+		return 0;
+	for (i = 0; i < info->nr_frags; i++)
+		if (PageHighMem(skb_frag_page(&info->frags[i])))
+			return 0;
+	return 1 + info->nr_frags;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_skb_pieces);
+
+/* The memory that it takes. */
+unsigned int kernel_ext_helper_skb_truesize(const struct sk_buff *skb)
+{
+	return skb->truesize;
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_skb_truesize);
+
+/* Another reference to its data; NULL if there is no memory. May sleep, but not for I/O. */
+struct sk_buff *kernel_ext_helper_skb_hold(struct sk_buff *skb)
+{
+	return skb_clone(skb, GFP_NOIO | __GFP_NOWARN);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_skb_hold);
+
+/* Any context. */
+void kernel_ext_helper_skb_drop(struct sk_buff *skb)
+{
+	dev_consume_skb_any(skb);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_skb_drop);

@@ -24,7 +24,7 @@ struct kernel_ext_sock_callbacks {
 
 /* Who reads what has arrived. `take` returns how many of `len` bytes it has taken, 0 to end it. */
 struct kernel_ext_tcp_reader {
-	int (*take)(struct kernel_ext_tcp_reader *reader, const struct sk_buff *skb,
+	int (*take)(struct kernel_ext_tcp_reader *reader, struct sk_buff *skb,
 		    unsigned int offset, size_t len);
 };
 

@@ -2,6 +2,7 @@
 
 //! Networking.
 
+pub(crate) mod held;
 pub mod iov;
 pub mod peer;
 pub mod socket;

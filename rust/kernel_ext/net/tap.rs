@@ -64,7 +64,7 @@ impl Arrived<'_> {
         _: &F,
     ) -> unsafe extern "C" fn(
         *mut bindings::kernel_ext_tcp_reader,
-        *const bindings::sk_buff,
+        *mut bindings::sk_buff,
         c_uint,
         usize,
     ) -> c_int {
@@ -93,6 +93,41 @@ impl Arrived<'_> {
 }
 
 impl Socket {
+    /// Reads what has arrived with `take`, as [`Arrived::read`] does, if this is a TCP socket without
+    /// kernel TLS; otherwise nothing is read. May sleep, and so may `take`.
+    pub fn read_arrived(&self, take: impl FnMut(&Piece<'_>) -> usize) {
+        if !self.is_tcp() {
+            return;
+        }
+        // SAFETY: The socket is valid and one of TCP; its lock is given back.
+        unsafe {
+            bindings::sock_lock(self.as_ptr());
+            let sk = (*self.as_ptr()).sk;
+            if bindings::tcp_is_plain(sk) {
+                let mut arrived = Arrived {
+                    sk,
+                    _lock: PhantomData,
+                };
+                arrived.read(take);
+            }
+            bindings::sock_unlock(self.as_ptr());
+        }
+    }
+
+    /// Waits until a TCP socket may have `len` bytes to read, a good part of what it has room for, or
+    /// something to hear of. For any other it is [`Self::recv`] that waits. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN`: the timeout ran out, and nothing has arrived.
+    pub fn wait_arrived(&self, len: usize) -> Result {
+        if !self.is_tcp() {
+            return Ok(());
+        }
+        // SAFETY: The socket is valid and one of TCP.
+        to_result(unsafe { bindings::tcp_wait(self.as_ptr(), len) })
+    }
+
     /// Calls `f` with the lock of the socket, for a TCP socket that nobody else uses at the moment. Not
     /// where interrupts are off, or for one with kernel TLS: `None` is returned then. `f` is called in
     /// atomic context.
@@ -117,9 +152,13 @@ impl Socket {
 }
 
 /// A piece of what has arrived.
+///
+/// # Invariants
+///
+/// `skb` is valid for `'a` and has `len` bytes from `offset` on; the lock of its socket is held.
 pub struct Piece<'a> {
-    skb: *const bindings::sk_buff,
-    offset: u32,
+    pub(super) skb: *mut bindings::sk_buff,
+    pub(super) offset: u32,
     len: usize,
     _skb: PhantomData<&'a ()>,
 }
@@ -150,8 +189,8 @@ impl Piece<'_> {
         }
         // CAST: The length of a socket buffer is an `unsigned int`, of which C makes an `int` here.
         let (offset, len) = ((self.offset as usize + from) as c_int, len as c_int);
-        // SAFETY: The socket buffer is valid while the piece is, and it has `len` bytes from `offset`
-        // on; the rest is a requirement of this function.
+        // SAFETY: By the type invariant there are `len` bytes; the rest is a requirement of this
+        // function.
         unsafe { bindings::skb_copy_bits(self.skb, offset, to.cast(), len) == 0 }
     }
 }
@@ -245,12 +284,13 @@ struct Reader<F> {
 /// bytes from `offset` on.
 unsafe extern "C" fn take<F: FnMut(&Piece<'_>) -> usize>(
     reader: *mut bindings::kernel_ext_tcp_reader,
-    skb: *const bindings::sk_buff,
+    skb: *mut bindings::sk_buff,
     offset: c_uint,
     len: usize,
 ) -> c_int {
     // SAFETY: By the requirements of this function.
     let reader = unsafe { &mut *reader.cast::<Reader<F>>() };
+    // INVARIANT: By the requirements of this function; whoever reads has the lock.
     let piece = Piece {
         skb,
         offset,

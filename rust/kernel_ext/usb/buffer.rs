@@ -20,6 +20,11 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+mod received;
+use received::Received;
+
+pub use received::Gather;
+
 /// The largest piece of a buffer of pages is 2^3 of them, the most that the page allocator calls
 /// cheap (`PAGE_ALLOC_COSTLY_ORDER` in `include/linux/mmzone.h`).
 const MAX_ORDER: u32 = 3;
@@ -37,6 +42,7 @@ pub struct Buffer {
 enum Pieces {
     Linear(Linear),
     Pages(Pages),
+    Received(Received),
 }
 
 /// Memory of `kmalloc()`; null if there is none.
@@ -51,7 +57,8 @@ struct Linear(*mut u8);
 /// # Invariants
 ///
 /// Every entry of `list` has a page of which this object holds a reference, and `length` says how
-/// many bytes from the start of it are valid; the first `large` are of [`MAX_ORDER`].
+/// many bytes from the start of it are valid; the first `large` are of [`MAX_ORDER`]. The pages are not
+/// of high memory, so they have an address.
 struct Pages {
     list: KVVec<bindings::scatterlist>,
     large: usize,
@@ -217,7 +224,7 @@ impl Buffer {
             let mut entry = bindings::scatterlist::default();
             // SAFETY: The entry is zeroed, as `sg_init_table()` leaves it; the page has `size`
             // bytes. CAST: At most 32 KiB.
-            unsafe { bindings::sg_set_page(&mut entry, page, size as c_uint) };
+            unsafe { bindings::sg_set_page(&mut entry, page, size as c_uint, 0) };
             // INVARIANT: The reference is the one that the allocation returned.
             if let Err(error) = pages.list.push(entry, flags) {
                 // SAFETY: The page was not added to anything.
@@ -252,32 +259,37 @@ impl Buffer {
         self.len == 0
     }
 
+    /// Whether it was [received](Gather) where it is: others may have the same memory, so nobody may
+    /// write to it, and its pieces are of any length.
+    pub fn is_received(&self) -> bool {
+        matches!(self.pieces, Pieces::Received(_))
+    }
+
     /// The address of piece `index` and its length.
     pub(super) fn piece(&self, index: usize) -> Option<(NonNull<u8>, u32)> {
-        match &self.pieces {
+        let list = match &self.pieces {
             Pieces::Linear(memory) if index == 0 => {
-                NonNull::new(memory.0).map(|start| (start, self.len))
+                return NonNull::new(memory.0).map(|start| (start, self.len));
             }
-            Pieces::Linear(_) => None,
-            Pieces::Pages(pages) => {
-                let entry = core::ptr::from_ref(pages.list.get(index)?).cast_mut();
-                // SAFETY: By the type invariant the entry has a page, and pages of the kernel's
-                // allocator without `__GFP_HIGHMEM` have an address. `sg_virt()` only reads.
-                let start = unsafe { bindings::sg_virt(entry) };
-                // SAFETY: As above.
-                NonNull::new(start.cast()).map(|start| (start, unsafe { (*entry).length }))
-            }
-        }
+            Pieces::Linear(_) => return None,
+            Pieces::Pages(pages) => &pages.list,
+            Pieces::Received(received) => received.list(),
+        };
+        let entry = core::ptr::from_ref(list.get(index)?).cast_mut();
+        // SAFETY: By the type invariants the entry has a page with an address. `sg_virt()` only reads.
+        let start = unsafe { bindings::sg_virt(entry) };
+        // SAFETY: As above.
+        NonNull::new(start.cast()).map(|start| (start, unsafe { (*entry).length }))
     }
 
     /// The scatter list and the number of its entries, if there are several pieces.
     pub(super) fn scatter_list(&mut self) -> Option<(*mut bindings::scatterlist, usize)> {
-        match &mut self.pieces {
-            Pieces::Pages(pages) if pages.list.len() > 1 => {
-                Some((pages.list.as_mut_ptr(), pages.list.len()))
-            }
-            _ => None,
-        }
+        let list = match &mut self.pieces {
+            Pieces::Linear(_) => return None,
+            Pieces::Pages(pages) => &mut pages.list,
+            Pieces::Received(received) => received.list_mut(),
+        };
+        (list.len() > 1).then(|| (list.as_mut_ptr(), list.len()))
     }
 
     /// The bytes from `from` to before `to`, as far as there are any, for sending.
@@ -296,19 +308,21 @@ impl Buffer {
     pub fn page_slices(&self, from: u32, to: u32) -> Option<PageSlices<'_>> {
         match self.pieces {
             Pieces::Pages(_) => Some(PageSlices(self.slices(from, to))),
-            Pieces::Linear(_) => None,
+            Pieces::Linear(_) | Pieces::Received(_) => None,
         }
     }
 
-    /// The same part for receiving.
+    /// The same part for receiving; nothing of what was [received](Self::is_received) already.
     pub fn slices_mut(&mut self, from: u32, to: u32) -> SlicesMut<'_> {
+        let to = if self.is_received() { from } else { to };
         SlicesMut(self.slices(from, to), PhantomData)
     }
 
-    /// Copies bytes into the buffer from `offset` on; what does not fit is left out. Any context.
+    /// Copies bytes into the buffer from `offset` on; what does not fit is left out, as is all of it
+    /// where there is something [received](Self::is_received). Any context.
     pub fn write(&mut self, offset: u32, mut data: &[u8]) {
         let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let mut slices = self.slices(offset, offset.saturating_add(len));
+        let mut slices = self.slices_mut(offset, offset.saturating_add(len)).0;
         while let Some((start, len)) = slices.next_raw() {
             let Some((head, rest)) = data.split_at_checked(len) else {
                 break;
@@ -324,7 +338,7 @@ impl Buffer {
     pub fn write_received(&mut self, offset: u32, bytes: Bytes<'_>) {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let mut at = 0;
-        let mut slices = self.slices(offset, offset.saturating_add(len));
+        let mut slices = self.slices_mut(offset, offset.saturating_add(len)).0;
         while let Some((start, len)) = slices.next_raw() {
             // SAFETY: `start` is valid for `len` bytes of a buffer that is borrowed mutably, and whose
             // memory is no Rust value.

@@ -200,6 +200,15 @@ impl Device {
         unsafe { (*(*self.as_ptr()).bus).sg_tablesize as usize }
     }
 
+    /// Whether its controller takes scatter lists of any number of pieces of any length. Otherwise it
+    /// may want all of them but the last to be whole packets. C: `no_sg_constraint` in
+    /// `struct usb_bus`.
+    pub fn takes_any_scatter_list(&self) -> bool {
+        // SAFETY: As for `sg_tablesize`.
+        let is_free = unsafe { (*(*self.as_ptr()).bus).no_sg_constraint() } != 0;
+        is_free && self.sg_tablesize() == u32::MAX as usize
+    }
+
     /// Whether it was unplugged, or is being (`USB_STATE_NOTATTACHED`). Any context; it may be a
     /// moment old.
     pub fn is_unplugged(&self) -> bool {

@@ -120,8 +120,10 @@ impl<C: Completion> Transfer<C> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; `EINVAL`: more than the buffer or more packets than [`MAX_PACKETS`], or a buffer of
-    /// several pieces for anything but a bulk transfer.
+    /// `ENOMEM`; `EINVAL`: more than the buffer or more packets than [`MAX_PACKETS`], a buffer of
+    /// several pieces for anything but a bulk transfer, or one that was
+    /// [received](Buffer::is_received) for a transfer IN or a controller that does not
+    /// [take it](Device::takes_any_scatter_list).
     pub fn new(
         device: ARef<Device>,
         mut request: Request,
@@ -139,6 +141,9 @@ impl<C: Completion> Transfer<C> {
         if request.endpoint.kind == TransferType::Control {
             let [kind, .., low, high] = request.setup;
             request.endpoint.is_in = kind & 0x80 != 0 && (low | high) != 0;
+        }
+        if buffer.is_received() && (request.endpoint.is_in || !device.takes_any_scatter_list()) {
+            return Err(EINVAL);
         }
         request.flags = allowed(request.flags, request.endpoint);
         // CAST: At most `MAX_PACKETS`.
