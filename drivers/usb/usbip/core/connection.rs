@@ -394,6 +394,9 @@ impl<S: Side> Connection<S> {
             self.kill(Down::NoMemory);
             return;
         };
+        if direct.is_some() {
+            inbox.set_plain();
+        }
         while !self.is_dying() && !kthread::should_stop() {
             if let Some(direct) = direct.as_ref().filter(|_| inbox.is_between_pdus()) {
                 self.handed_over.store(0, Relaxed);

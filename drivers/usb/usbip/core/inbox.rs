@@ -6,6 +6,7 @@ use crate::down::Down;
 use crate::stats::Stats;
 use kernel_ext::net::socket::{IoSliceMut, Received, Socket};
 use kernel_ext::prelude::*;
+use kernel_ext::usb::buffer::Gather;
 
 /// The size of the receive buffer in bytes: many small PDUs arrive in one `recvmsg`.
 const BUFFER: usize = 64 * 1024;
@@ -41,6 +42,8 @@ pub struct Inbox<'a> {
     /// The receive timeout within a PDU.
     stall_timeout: u32,
     within_pdu: bool,
+    /// Whether the socket has what the peer has sent, as it is.
+    is_plain: bool,
 }
 
 impl<'a> Inbox<'a> {
@@ -63,6 +66,7 @@ impl<'a> Inbox<'a> {
             idle_timeout: socket.recv_timeout(),
             stall_timeout,
             within_pdu: false,
+            is_plain: false,
         })
     }
 
@@ -75,6 +79,16 @@ impl<'a> Inbox<'a> {
     pub fn consume(&mut self, n: usize) {
         // INVARIANT: `start` does not pass `end`.
         self.start += n.min(self.end - self.start);
+    }
+
+    /// Says that nobody is between the socket and its reader.
+    pub(crate) fn set_plain(&mut self) {
+        self.is_plain = true;
+    }
+
+    /// Whether [`Self::gather`] can leave data where it has arrived.
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
     }
 
     /// Whether nothing of the next PDU is in the buffer. If so, the socket waits for it as long as its
@@ -190,6 +204,79 @@ impl<'a> Inbox<'a> {
         }
         self.portion = FEW;
         Ok(())
+    }
+
+    /// Gathers the next `n` bytes; what of them is large stays where it has arrived. May sleep. Returns
+    /// whether there was enough memory; the bytes are gone in any case.
+    ///
+    /// # Errors
+    ///
+    /// [`Down`].
+    pub fn gather(&mut self, n: usize, gather: &mut Gather) -> Result<bool, Down> {
+        let here = n.min(self.end - self.start);
+        let mut result = gather.copy(self.buffered().get(..here).unwrap_or(&[]));
+        self.consume(here);
+        let mut left = n - here;
+        let mut has_waited = false;
+        while left > 0 && result.is_ok() {
+            self.set_within_pdu(true);
+            let before = left;
+            self.socket.read_arrived(|piece| {
+                let len = left.min(piece.len());
+                result = gather.add(piece, len);
+                if result.is_err() {
+                    return 0;
+                }
+                left -= len;
+                len
+            });
+            if left < before {
+                self.account(before - left);
+                has_waited = false;
+            } else if result.is_err() {
+                break;
+            } else if !has_waited {
+                self.check(|this| this.socket.wait_arrived(left).map(|()| true))?;
+                has_waited = true;
+            } else {
+                // It is something else, of which the socket knows what to do.
+                left -= self.gather_copy(left, gather, &mut result)?;
+                has_waited = false;
+            }
+        }
+        Stats::add(&self.stats.held, gather.held() as usize);
+        self.portion = FEW;
+        if result.is_err() {
+            self.skip(left)?;
+        }
+        Ok(result.is_ok())
+    }
+
+    /// Receives up to `n` bytes as usual.
+    fn gather_copy(
+        &mut self,
+        n: usize,
+        gather: &mut Gather,
+        result: &mut Result,
+    ) -> Result<usize, Down> {
+        let mut received = None;
+        *result = gather
+            .receive(n, |to| {
+                let outcome = self.check(|this| match this.socket.recv(&mut [to], false)? {
+                    Received::Data(n) => Ok(n),
+                    Received::Eof => Ok(0),
+                });
+                let n = *outcome.as_ref().unwrap_or(&0);
+                received = Some(outcome);
+                Ok(n)
+            })
+            .map(|_| ());
+        // `None`: there was no memory to receive into.
+        let n = received.unwrap_or(Ok(0))?;
+        if n > 0 {
+            self.account(n);
+        }
+        Ok(n)
     }
 
     /// Receives and drops `n` bytes. May sleep.

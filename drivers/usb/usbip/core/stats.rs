@@ -31,6 +31,8 @@ pub struct Stats {
     pub receives: Atomic<i64>,
     /// See `receives`.
     pub sends: Atomic<i64>,
+    /// Of the bytes received, those that were not copied.
+    pub held: Atomic<i64>,
     /// PDUs that were handled without the rx thread.
     pub direct: Atomic<i64>,
     /// Of the calls of `sendmsg`, those without the tx thread.
@@ -52,6 +54,7 @@ impl Stats {
             bytes_out: Atomic::new(0),
             receives: Atomic::new(0),
             sends: Atomic::new(0),
+            held: Atomic::new(0),
             direct: Atomic::new(0),
             direct_sends: Atomic::new(0),
             heard: Atomic::new(0),
@@ -105,6 +108,7 @@ impl Stats {
             ("bytes_out", &self.bytes_out),
             ("receives", &self.receives),
             ("sends", &self.sends),
+            ("held", &self.held),
             ("direct", &self.direct),
             ("direct_sends", &self.direct_sends),
         ] {

@@ -27,7 +27,7 @@ use usbip_core::server::{self, Charge, Requests};
 use usbip_protocol::ledger::server::{Drained, Start};
 use usbip_protocol::ledger::Token;
 use usbip_protocol::setup::Setup;
-use usbip_protocol::wire::{CmdSubmit, Command, Direction, HEADER_LEN};
+use usbip_protocol::wire::{Body, CmdSubmit, Command, Direction, HEADER_LEN};
 
 /// How long a request waits for a change of configuration or setting that is going on and decides
 /// about its endpoint, in ms: longer than usbcore waits for a device (`USB_CTRL_SET_TIMEOUT`).
@@ -92,14 +92,28 @@ impl Server {
             return Ok(());
         };
         let kind = request.endpoint.kind;
-        let transfer = server::buffer(request.length, kind, &self.pool).and_then(|buffer| {
-            self.transfer(connection, cmd, request, token, buffer, Context::Process)
+        let flight = self.flight(connection, cmd, &request, token);
+        if server::gathers(body.data, kind, self.device(), inbox) {
+            let Ok(flight) = flight else {
+                return self.out_of_memory(connection, token, body, inbox);
+            };
+            let buffer = server::gather(body.data, &self.pool, inbox)?;
+            let transfer = buffer
+                .ok_or(ENOMEM)
+                .and_then(|buffer| self.transfer(request, buffer, flight, Context::Process));
+            match transfer {
+                Ok(transfer) => self.dispatch(connection, token, transfer),
+                // A bulk request has no packets.
+                Err(error) => self.requests.fail(connection, token, error, 0),
+            }
+            return Ok(());
+        }
+        let transfer = flight.and_then(|flight| {
+            let buffer = server::buffer(request.length, kind, &self.pool)?;
+            self.transfer(request, buffer, flight, Context::Process)
         });
         let Ok(mut transfer) = transfer else {
-            server::skip(inbox, body)?;
-            let packets = body.iso_packets;
-            self.requests.fail(connection, token, ENOMEM, packets);
-            return Ok(());
+            return self.out_of_memory(connection, token, body, inbox);
         };
         if body.data > 0 {
             server::receive_data(transfer.buffer_mut(), body.data, inbox)?;
@@ -117,29 +131,55 @@ impl Server {
         Ok(())
     }
 
-    /// What a request that was accepted is to become.
+    /// Answers a request that was accepted for which there is no memory, and goes on behind its body.
+    fn out_of_memory(
+        &self,
+        connection: &Connection<Self>,
+        token: Token,
+        body: Body,
+        inbox: &mut Inbox<'_>,
+    ) -> Result<(), Down> {
+        server::skip(inbox, body)?;
+        let packets = body.iso_packets;
+        self.requests.fail(connection, token, ENOMEM, packets);
+        Ok(())
+    }
+
+    /// What is to travel with a request that was accepted.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, also if all clients together have too much.
-    fn transfer(
+    /// `ENOMEM`: all clients together have too much.
+    fn flight(
         &self,
         connection: &Arc<Connection<Self>>,
         cmd: &CmdSubmit,
-        request: Request,
+        request: &Request,
         token: Token,
-        buffer: Buffer,
-        place: Context,
-    ) -> Result<KBox<Transfer<Flight>>> {
+    ) -> Result<Flight> {
         let weight = server::weight(cmd, request.packets);
         let charge = Charge::new(weight, self.stub.shared().limits.total).ok_or(ENOMEM)?;
-        let flight = Flight {
+        Ok(Flight {
             connection: connection.clone(),
             token,
             number_of_packets: cmd.number_of_packets,
             accepted_ns: time::now_ns(),
             _charge: charge,
-        };
+        })
+    }
+
+    /// What a request that was accepted is to become.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    fn transfer(
+        &self,
+        request: Request,
+        buffer: Buffer,
+        flight: Flight,
+        place: Context,
+    ) -> Result<KBox<Transfer<Flight>>> {
         Transfer::new(self.device().clone(), request, buffer, flight, place)
     }
 
@@ -175,8 +215,12 @@ impl Server {
         };
         let token = self.requests.admit_direct(connection, cmd)?;
         let place = Context::Atomic;
-        let transfer = Buffer::linear(request.length, place)
-            .and_then(|buffer| self.transfer(connection, cmd, request, token, buffer, place));
+        let transfer = self
+            .flight(connection, cmd, &request, token)
+            .and_then(|flight| {
+                let buffer = Buffer::linear(request.length, place)?;
+                self.transfer(request, buffer, flight, place)
+            });
         let Ok(mut transfer) = transfer else {
             self.requests.withdraw(connection, token);
             return None;

@@ -19,7 +19,8 @@ use kernel_ext::mm::Context;
 use kernel_ext::prelude::*;
 use kernel_ext::random;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
-use kernel_ext::usb::buffer::{Buffer, PagePool};
+use kernel_ext::usb::buffer::{Buffer, Gather, PagePool};
+use kernel_ext::usb::device::Device;
 use kernel_ext::usb::TransferType;
 use usbip_protocol::iso::{Packet, DESCRIPTOR_LEN};
 use usbip_protocol::ledger::server::{
@@ -507,6 +508,28 @@ pub fn receive_data(buffer: &mut Buffer, data: u32, inbox: &mut Inbox<'_>) -> Re
         inbox.fill(buffer.slices_mut(here, data))?;
     }
     Ok(())
+}
+
+/// Whether the data of a request is to be [gathered](gather): it is much, for a bulk endpoint of a
+/// device, and can stay where it has arrived.
+pub fn gathers(data: u32, kind: TransferType, device: &Device, inbox: &Inbox<'_>) -> bool {
+    data > EASY && kind == TransferType::Bulk && inbox.is_plain() && device.takes_any_scatter_list()
+}
+
+/// Receives the data of an OUT request where it has arrived, as far as that is possible. Returns `None`
+/// if there was not enough memory; the data is gone then. rx thread.
+///
+/// # Errors
+///
+/// The connection is to end.
+pub fn gather(
+    data: u32,
+    pool: &Arc<PagePool>,
+    inbox: &mut Inbox<'_>,
+) -> Result<Option<Buffer>, Down> {
+    let mut gather = Gather::new(pool);
+    let is_complete = inbox.gather(data as usize, &mut gather)?;
+    Ok(is_complete.then(|| gather.finish()))
 }
 
 /// Receives isochronous descriptors; `take` gets the index and the packet, and says whether it is
