@@ -48,13 +48,15 @@ const PROBE: u32 = 64;
 /// # Invariants
 ///
 /// `have` and `need` are at most the length of `buf`, which is at least [`HEADER`].
-pub(crate) struct Partial {
+pub(crate) struct Partial<T> {
     /// Whether it is here that something is received, and not in the thread.
     is_armed: bool,
     buf: KVec<u8>,
     have: usize,
     /// [`HEADER`] as long as the header is not complete, then the length of the PDU.
     need: usize,
+    /// What was found in the header, when it is complete.
+    seen: Option<T>,
     /// PDUs handled since the last time that something arrived.
     handled: u32,
     /// How often one came alone, up to [`ALONE`].
@@ -63,7 +65,7 @@ pub(crate) struct Partial {
     left: u32,
 }
 
-impl Partial {
+impl<T> Partial<T> {
     fn new() -> Result<Self> {
         let len = HEADER + MOST_DIRECT;
         let mut buf = KVec::with_capacity(len, GFP_KERNEL)?;
@@ -74,6 +76,7 @@ impl Partial {
             buf,
             have: 0,
             need: HEADER,
+            seen: None,
             handled: 0,
             alone: 0,
             left: 0,
@@ -109,6 +112,7 @@ impl Partial {
         // INVARIANT: As in `new`.
         self.have = 0;
         self.need = HEADER;
+        self.seen = None;
     }
 
     /// What has arrived.
@@ -122,7 +126,7 @@ struct Here<S: Side>(Arc<Connection<S>>);
 
 impl<S: Side> Here<S> {
     /// Handles what of the next PDUs is in a piece. Returns how many bytes were read, and whether to go on.
-    fn read(&self, partial: &mut Partial, piece: &Piece<'_>) -> (usize, bool) {
+    fn read(&self, partial: &mut Partial<S::Seen>, piece: &Piece<'_>) -> (usize, bool) {
         let mut read = 0;
         while read < piece.len() {
             let len = match partial.missing_body() {
@@ -145,7 +149,7 @@ impl<S: Side> Here<S> {
     }
 
     /// Whether the thread should take in what has arrived, because it would only be a part of it.
-    fn is_for_thread(&self, partial: &mut Partial) -> bool {
+    fn is_for_thread(&self, partial: &mut Partial<S::Seen>) -> bool {
         if partial.alone < ALONE {
             return false;
         }
@@ -158,32 +162,35 @@ impl<S: Side> Here<S> {
     }
 
     /// Handles a header or a PDU that is complete. Returns whether that was possible.
-    fn handle(&self, partial: &mut Partial) -> bool {
-        if partial.need == HEADER {
+    fn handle(&self, partial: &mut Partial<S::Seen>) -> bool {
+        if partial.seen.is_none() {
             let Some(header) = partial.bytes().first_chunk::<HEADER>() else {
                 return false;
             };
-            match self.0.side().measure(header) {
-                Some(0) => {}
-                Some(len) if len <= MOST_DIRECT => {
-                    // INVARIANT: At most HEADER + MOST_DIRECT.
-                    partial.need = HEADER + len;
-                    return true;
-                }
-                _ => return false,
+            let Some((seen, len)) = self.0.side().look_at(header) else {
+                return false;
+            };
+            if len > MOST_DIRECT {
+                return false;
+            }
+            // INVARIANT: At most HEADER + MOST_DIRECT.
+            partial.need = HEADER + len;
+            partial.seen = Some(seen);
+            if len > 0 {
+                return true;
             }
         }
         self.receive(partial, None)
     }
 
-    /// Hands a PDU to the local side: its header is in the buffer, and so is its body if it is not given.
-    /// Returns whether the side has taken it.
-    fn receive(&self, partial: &mut Partial, body: Option<Bytes<'_>>) -> bool {
-        let Some((header, here)) = partial.bytes().split_first_chunk::<HEADER>() else {
+    /// Hands a PDU to the local side: its header was looked at, and its body is in the buffer if it is
+    /// not given. Returns whether the side has taken it.
+    fn receive(&self, partial: &mut Partial<S::Seen>, body: Option<Bytes<'_>>) -> bool {
+        let (Some(seen), Some(here)) = (partial.seen.take(), partial.bytes().get(HEADER..)) else {
             return false;
         };
         let body = body.unwrap_or(Bytes::Here(here));
-        match self.0.side().receive_direct(&self.0, header, body) {
+        match self.0.side().receive_direct(&self.0, seen, body) {
             Ok(true) => {
                 Stats::count(&self.0.stats().direct);
                 partial.handled += 1;
@@ -200,9 +207,9 @@ impl<S: Side> Here<S> {
 }
 
 impl<S: Side> Receiver for Here<S> {
-    type State = Partial;
+    type State = Partial<S::Seen>;
 
-    fn data_ready(&self, partial: &mut Partial, arrived: &mut Arrived<'_>) -> bool {
+    fn data_ready(&self, partial: &mut Partial<S::Seen>, arrived: &mut Arrived<'_>) -> bool {
         if !partial.is_armed {
             return false;
         }
@@ -240,7 +247,7 @@ impl<S: Side> Receiver for Here<S> {
         true
     }
 
-    fn state_changed(&self, partial: &mut Partial) {
+    fn state_changed(&self, partial: &mut Partial<S::Seen>) {
         if core::mem::take(&mut partial.is_armed) {
             self.0.hand_over();
         }

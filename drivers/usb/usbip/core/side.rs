@@ -22,6 +22,8 @@ pub trait Side: Send + Sync + Sized + 'static {
     const RX_NAME: &'static CStr;
     /// The name of the sending thread.
     const TX_NAME: &'static CStr;
+    /// What [`Self::look_at`] finds in a header.
+    type Seen: Send;
 
     /// Handles a PDU whose header was just read, including what follows the header.
     ///
@@ -37,15 +39,12 @@ pub trait Side: Send + Sync + Sized + 'static {
         inbox: &mut Inbox<'_>,
     ) -> Result<(), Down>;
 
-    /// How many bytes follow a header, if [`Self::receive_direct`] is likely to take in the PDU;
-    /// otherwise, or if it is more than [`MOST_DIRECT`], it is left to [`Self::receive`]. Changes
-    /// nothing.
+    /// Looks at a header: whether [`Self::receive_direct`] is likely to take in the PDU, and how many
+    /// bytes follow; if it is not, or if that is more than [`MOST_DIRECT`], it is left to
+    /// [`Self::receive`]. Changes nothing.
     ///
     /// Atomic context.
-    fn measure(&self, header: &[u8; 48]) -> Option<usize> {
-        let _ = header;
-        None
-    }
+    fn look_at(&self, header: &[u8; 48]) -> Option<(Self::Seen, usize)>;
 
     /// Whether so much is under way that PDUs are better taken in together than at once, if they come one
     /// by one. Atomic context.
@@ -54,7 +53,8 @@ pub trait Side: Send + Sync + Sized + 'static {
     }
 
     /// Handles a whole PDU, if it can be done in atomic context: returns whether it was. If not,
-    /// nothing has happened, and [`Self::receive`] is called for the same PDU.
+    /// nothing has happened, and [`Self::receive`] is called for the same PDU. `seen` is what was found
+    /// in its header a moment ago, `body` as many bytes as follow that.
     ///
     /// Atomic context, never at the same time as [`Self::receive`].
     ///
@@ -64,12 +64,9 @@ pub trait Side: Send + Sync + Sized + 'static {
     fn receive_direct(
         &self,
         connection: &Arc<Connection<Self>>,
-        header: &[u8; 48],
+        seen: Self::Seen,
         body: Bytes<'_>,
-    ) -> Result<bool, Down> {
-        let _ = (connection, header, body);
-        Ok(false)
-    }
+    ) -> Result<bool, Down>;
 
     /// Gathers of what is queued what is small, as long as there is room. Returns whether nothing is
     /// left to do for [`Self::transmit`].

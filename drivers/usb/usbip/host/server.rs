@@ -207,10 +207,10 @@ impl Server {
         &self,
         connection: &Arc<Connection<Self>>,
         cmd: &CmdSubmit,
+        endpoint: Endpoint,
         data: Bytes<'_>,
     ) -> Option<()> {
-        let Verdict::Accept(request, _) = request::check(cmd, self.endpoint_direct(cmd)).ok()?
-        else {
+        let Verdict::Accept(request, _) = request::check(cmd, Some(endpoint)).ok()? else {
             return None;
         };
         let token = self.requests.admit_direct(connection, cmd)?;
@@ -304,6 +304,7 @@ impl Server {
 impl Side for Server {
     const RX_NAME: &'static CStr = c"stub_rx";
     const TX_NAME: &'static CStr = c"stub_tx";
+    type Seen = (CmdSubmit, Endpoint);
 
     fn receive(
         &self,
@@ -330,24 +331,21 @@ impl Side for Server {
         }
     }
 
-    fn measure(&self, header: &[u8; HEADER_LEN]) -> Option<usize> {
-        match Command::parse(header).ok()? {
-            Command::Submit(cmd) => server::measure_direct(&cmd, self.endpoint_direct(&cmd)?.kind),
-            // To cancel a transfer that went out in pieces may take long.
-            Command::Unlink(_) => None,
-        }
+    fn look_at(&self, header: &[u8; HEADER_LEN]) -> Option<(Self::Seen, usize)> {
+        server::look_at(header, |cmd| {
+            let endpoint = self.endpoint_direct(cmd)?;
+            Some((endpoint, endpoint.kind))
+        })
     }
 
     fn receive_direct(
         &self,
         connection: &Arc<Connection<Self>>,
-        header: &[u8; HEADER_LEN],
+        (cmd, endpoint): Self::Seen,
         body: Bytes<'_>,
     ) -> Result<bool, Down> {
-        Ok(match Command::parse(header).map_err(Down::Frame)? {
-            Command::Submit(cmd) => self.submit_direct(connection, &cmd, body).is_some(),
-            Command::Unlink(_) => false,
-        })
+        let taken = self.submit_direct(connection, &cmd, endpoint, body);
+        Ok(taken.is_some())
     }
 
     fn transmit_direct(

@@ -366,6 +366,7 @@ impl Client {
 impl Side for Client {
     const RX_NAME: &'static CStr = c"vhci_rx";
     const TX_NAME: &'static CStr = c"vhci_tx";
+    type Seen = Reply;
 
     fn receive(
         &self,
@@ -379,14 +380,16 @@ impl Side for Client {
         }
     }
 
-    fn measure(&self, header: &[u8; HEADER_LEN]) -> Option<usize> {
-        match Reply::parse(header).ok()? {
+    fn look_at(&self, header: &[u8; HEADER_LEN]) -> Option<(Reply, usize)> {
+        let reply = Reply::parse(header).ok()?;
+        let len = match &reply {
             Reply::Submit(ret) => {
                 let meta = self.with_ledger(|ledger| ledger.awaited(ret.seqnum));
-                small_body(&ret, meta.flatten()?)
+                small_body(ret, meta.flatten()?)?
             }
-            Reply::Unlink(_) => Some(0),
-        }
+            Reply::Unlink(_) => 0,
+        };
+        Some((reply, len))
     }
 
     fn is_busy(&self) -> bool {
@@ -397,10 +400,10 @@ impl Side for Client {
     fn receive_direct(
         &self,
         connection: &Arc<Connection<Self>>,
-        header: &[u8; HEADER_LEN],
+        reply: Reply,
         body: Bytes<'_>,
     ) -> Result<bool, Down> {
-        match Reply::parse(header).map_err(Down::Frame)? {
+        match reply {
             Reply::Submit(ret) => self
                 .ret_submit_small(connection, &ret, body)
                 .map(|taken| taken.is_some()),

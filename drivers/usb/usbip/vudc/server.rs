@@ -120,9 +120,9 @@ impl Server {
         &self,
         connection: &Connection<Self>,
         cmd: &CmdSubmit,
+        (index, kind): (usize, TransferType),
         data: Bytes<'_>,
     ) -> Option<()> {
-        let (index, kind) = self.endpoint_direct(cmd)?;
         if kind == TransferType::Control && server::check_control(cmd).is_err() {
             return None;
         }
@@ -308,6 +308,7 @@ impl Server {
 impl Side for Server {
     const RX_NAME: &'static CStr = c"vudc_rx";
     const TX_NAME: &'static CStr = c"vudc_tx";
+    type Seen = (CmdSubmit, (usize, TransferType));
 
     fn receive(
         &self,
@@ -333,26 +334,21 @@ impl Side for Server {
         }
     }
 
-    fn measure(&self, header: &[u8; HEADER_LEN]) -> Option<usize> {
-        match Command::parse(header).ok()? {
-            Command::Submit(cmd) => {
-                let (_, kind) = self.endpoint_direct(&cmd)?;
-                server::measure_direct(&cmd, kind)
-            }
-            Command::Unlink(_) => None,
-        }
+    fn look_at(&self, header: &[u8; HEADER_LEN]) -> Option<(Self::Seen, usize)> {
+        server::look_at(header, |cmd| {
+            let found = self.endpoint_direct(cmd)?;
+            Some((found, found.1))
+        })
     }
 
     fn receive_direct(
         &self,
         connection: &Arc<Connection<Self>>,
-        header: &[u8; HEADER_LEN],
+        (cmd, endpoint): Self::Seen,
         body: Bytes<'_>,
     ) -> Result<bool, Down> {
-        Ok(match Command::parse(header).map_err(Down::Frame)? {
-            Command::Submit(cmd) => self.submit_direct(connection, &cmd, body).is_some(),
-            Command::Unlink(_) => false,
-        })
+        let taken = self.submit_direct(connection, &cmd, endpoint, body);
+        Ok(taken.is_some())
     }
 
     fn transmit_direct(

@@ -31,7 +31,9 @@ use usbip_protocol::ledger::Token;
 use usbip_protocol::limits::{MAX_DRAIN_BYTES, MAX_EXTRA_REPLIES, MAX_ISO_PACKETS};
 use usbip_protocol::setup::Setup;
 use usbip_protocol::status::errno;
-use usbip_protocol::wire::{Body, BodyError, CmdSubmit, CmdUnlink, Direction, RetSubmit};
+use usbip_protocol::wire::{
+    Body, BodyError, CmdSubmit, CmdUnlink, Command, Direction, RetSubmit, HEADER_LEN,
+};
 
 mod client;
 mod limits;
@@ -449,14 +451,25 @@ pub fn buffer(length: u32, kind: TransferType, pool: &Arc<PagePool>) -> Result<B
     Buffer::pages(length, pool)
 }
 
-/// How many bytes of data follow a request that is for an endpoint of this type, if it is one for
-/// [`Side::receive_direct`]: with a buffer that is easily had, and no isochronous packets. Any context.
-pub fn measure_direct(cmd: &CmdSubmit, kind: TransferType) -> Option<usize> {
+/// What a server's [`Side::look_at`] has to say of a header. `find` looks up an endpoint and its type, if
+/// there is nothing that a request for it would have to wait for. [`Side::receive_direct`] gets both.
+///
+/// It is for requests with a buffer that is easily had, and without isochronous packets; and for none to
+/// cancel another, because that may take long for a transfer that went out in pieces. Any context.
+pub fn look_at<E>(
+    header: &[u8; HEADER_LEN],
+    find: impl FnOnce(&CmdSubmit) -> Option<(E, TransferType)>,
+) -> Option<((CmdSubmit, E), usize)> {
+    let Ok(Command::Submit(cmd)) = Command::parse(header) else {
+        return None;
+    };
+    let (endpoint, kind) = find(&cmd)?;
     if cmd.length > EASY || kind == TransferType::Isochronous {
         return None;
     }
+    let body = cmd.body(false).ok()?;
     // CAST: At most `EASY`.
-    cmd.body(false).ok().map(|body| body.data as usize)
+    Some(((cmd, endpoint), body.data as usize))
 }
 
 /// What a request takes of the limits, in bytes: its buffer and what is kept of its packets.
