@@ -14,6 +14,7 @@ import host_gadget
 import peer_ccid
 import peer_disk
 import peer_ethernet
+import peer_fido
 import peer_keyboard
 import peer_loop
 import peer_sample
@@ -198,6 +199,13 @@ def test_mouse_gadget(host_driver):
     """The same with a mouse."""
     with passed_on_gadget("mouse") as (gadget, device):
         peer_keyboard.check_mouse(device, *gadget.said)
+
+
+@UML
+def test_security_key(host_driver):
+    """Packets of 64 bytes both ways, as FIDO keys have them."""
+    with passed_on_gadget("security-key") as (gadget, device):
+        peer_fido.check(device, *gadget.said)
 
 
 # --- QEMU's devices ---------------------------------------------------------------------------

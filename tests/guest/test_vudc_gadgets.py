@@ -13,6 +13,7 @@ import pytest
 import host_configfs
 import peer_disk
 import peer_ethernet
+import peer_fido
 import peer_keyboard
 import peer_loop
 import peer_serial
@@ -173,6 +174,13 @@ def test_mouse(vudc_driver):
     """Reports of an interrupt endpoint become motions."""
     with used("mouse") as (gadget, device):
         peer_keyboard.check_mouse(device, *gadget.said)
+
+
+@UML
+def test_security_key(vudc_driver):
+    """Packets of 64 bytes both ways, as FIDO keys have them."""
+    with used("security-key") as (gadget, device):
+        peer_fido.check(device, *gadget.said)
 
 
 @peer_ethernet.LANES
