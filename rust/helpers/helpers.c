@@ -22,6 +22,7 @@
 #include <linux/slab.h>
 #include <linux/sockptr.h>
 #include <linux/spinlock.h>
+#include <linux/string.h>
 #include <linux/tcp.h>
 #include <linux/uio.h>
 #include <linux/usb.h>
@@ -334,6 +335,13 @@ void *kernel_ext_helper_alloc_transfer_memory(size_t len, bool atomic)
 	return kmalloc(len, gfp | __GFP_NOWARN | __GFP_NOMEMALLOC);
 }
 EXPORT_SYMBOL_GPL(kernel_ext_helper_alloc_transfer_memory);
+
+/* Memory that others may write to meanwhile, which only C may read: then what is copied is either. */
+void kernel_ext_helper_copy_shared(void *to, const void *from, size_t len)
+{
+	memcpy(to, from, len);
+}
+EXPORT_SYMBOL_GPL(kernel_ext_helper_copy_shared);
 
 void kernel_ext_helper_sg_set_page(struct scatterlist *sg, struct page *page, unsigned int len,
 				   unsigned int offset)

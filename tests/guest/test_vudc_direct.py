@@ -5,7 +5,7 @@ tests of the server, and what is different."""
 import pytest
 
 import vhci
-from host_model import BULK_IN, pattern
+from host_model import BULK_IN, BULK_OUT, pattern
 from test_host_direct import *  # noqa: F401,F403  pylint: disable=wildcard-import,unused-wildcard-import
 from vudc_fixtures import *  # noqa: F401,F403  pylint: disable=wildcard-import,unused-wildcard-import
 
@@ -24,3 +24,16 @@ def test_a_reply_is_sent_at_once(export, link, gadget):
         assert (reply.status, reply.data) == (0, pattern(100))
         return export.statistics()["direct_sends"] == before + 1
     vhci.wait_for(once, "a reply that is sent at once")
+
+
+@pytest.mark.parametrize("length", [16385, 100000, 1 << 20])
+def test_much_is_copied_once(export, link, gadget, length):
+    """What is long stays where it has arrived until the gadget takes it."""
+    # Behind a long request the thread reads little more than a header at a time.
+    gadget.receive(BULK_OUT, 20000)
+    link.reply(link.submit_out(BULK_OUT, bytes(20000)))
+    before = export.statistics()["held"]
+    received = gadget.receive(BULK_OUT, length)
+    assert link.reply(link.submit_out(BULK_OUT, pattern(length))).actual == length
+    assert received.wait() == pattern(length)
+    assert length // 2 <= export.statistics()["held"] - before <= length

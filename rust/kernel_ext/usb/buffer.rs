@@ -350,7 +350,8 @@ impl Buffer {
     /// Copies bytes of the buffer from `offset` on into `out`, as many as there are; the rest of
     /// `out` stays as it was. Returns their number. Any context.
     ///
-    /// What was never written is what the memory held before.
+    /// What was never written is what the memory held before; what is written meanwhile may be read
+    /// either way.
     pub fn read(&self, offset: u32, out: &mut [u8]) -> usize {
         let mut done = 0;
         let len = u32::try_from(out.len()).unwrap_or(u32::MAX);
@@ -359,9 +360,11 @@ impl Buffer {
             let Some(room) = out.get_mut(done..).and_then(|out| out.get_mut(..len)) else {
                 break;
             };
-            // SAFETY: `start` is valid for `len` bytes, which is the length of `room`. The memory
-            // comes from the C side, so for the compiler it has some value also where nobody wrote.
-            unsafe { core::ptr::copy_nonoverlapping(start, room.as_mut_ptr(), room.len()) };
+            // SAFETY: `start` is valid for `len` bytes, which is the length of `room`. Others may write
+            // there meanwhile, as a client on this machine that has sent pages of a file.
+            unsafe {
+                bindings::copy_shared(room.as_mut_ptr().cast(), start.cast(), room.len());
+            }
             done += len;
         }
         done

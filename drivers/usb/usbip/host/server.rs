@@ -93,7 +93,7 @@ impl Server {
         };
         let kind = request.endpoint.kind;
         let flight = self.flight(connection, cmd, &request, token);
-        if server::gathers(body.data, kind, self.device(), inbox) {
+        if server::gathers(body.data, kind, inbox) && self.device().takes_any_scatter_list() {
             let Ok(flight) = flight else {
                 return self.out_of_memory(connection, token, body, inbox);
             };

@@ -88,8 +88,10 @@ impl Server {
             return Ok(());
         };
         let packets = body.iso_packets;
-        // All memory that it takes, so that nothing fails once it is complete.
-        let transfer = server::buffer(cmd.length, kind, &self.pool)
+        let gathers = server::gathers(body.data, kind, inbox);
+        let length = if gathers { 0 } else { cmd.length };
+        // All other memory that it takes, so that nothing fails once it is complete.
+        let transfer = server::buffer(length, kind, &self.pool)
             .and_then(|buffer| self.allocate(token, cmd, kind, packets, buffer, Context::Process))
             .and_then(|transfer| Ok((transfer, RBTreeNodeReservation::new(GFP_KERNEL)?)));
         let Ok((mut transfer, node)) = transfer else {
@@ -97,7 +99,14 @@ impl Server {
             self.requests.fail(connection, token, ENOMEM, packets);
             return Ok(());
         };
-        if body.data > 0 {
+        if gathers {
+            // A gadget's requests have buffers of their own, to which the data is copied.
+            let Some(buffer) = server::gather(body.data, &self.pool, inbox)? else {
+                self.requests.fail(connection, token, ENOMEM, packets);
+                return Ok(());
+            };
+            transfer.buffer = buffer;
+        } else if body.data > 0 {
             server::receive_data(&mut transfer.buffer, body.data, inbox)?;
         }
         let good = server::receive_packets(packets, inbox, |index, packet| {

@@ -20,7 +20,6 @@ use kernel_ext::prelude::*;
 use kernel_ext::random;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
 use kernel_ext::usb::buffer::{Buffer, Gather, PagePool};
-use kernel_ext::usb::device::Device;
 use kernel_ext::usb::TransferType;
 use usbip_protocol::iso::{Packet, DESCRIPTOR_LEN};
 use usbip_protocol::ledger::server::{
@@ -523,10 +522,10 @@ pub fn receive_data(buffer: &mut Buffer, data: u32, inbox: &mut Inbox<'_>) -> Re
     Ok(())
 }
 
-/// Whether the data of a request is to be [gathered](gather): it is much, for a bulk endpoint of a
-/// device, and can stay where it has arrived.
-pub fn gathers(data: u32, kind: TransferType, device: &Device, inbox: &Inbox<'_>) -> bool {
-    data > EASY && kind == TransferType::Bulk && inbox.is_plain() && device.takes_any_scatter_list()
+/// Whether the data of a request can be [gathered](gather): it is much, for a bulk endpoint, and can stay
+/// where it has arrived. rx thread.
+pub fn gathers(data: u32, kind: TransferType, inbox: &Inbox<'_>) -> bool {
+    data > EASY && kind == TransferType::Bulk && inbox.is_plain()
 }
 
 /// Receives the data of an OUT request where it has arrived, as far as that is possible. Returns `None`
