@@ -134,6 +134,8 @@ class Guest:
         if "storage" in self.options.usb and not is_uml:
             copy_stick(self.folder / "stick.img")
         env = chroot.environment({"TMPDIR": memory_folder(self.options)})
+        if is_uml and not self.interactive:
+            env |= uml_guest.environment(line.fileno())
         # Pipes, not files: User-Mode Linux polls its console, and warns where it cannot.
         streams = {} if self.interactive else {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
                                                "stderr": subprocess.STDOUT}

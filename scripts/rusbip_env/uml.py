@@ -14,12 +14,18 @@ DEBUG, BENCH = ("uml-kasan", "uml-lockdep"), "uml-bench"
 # clang, because RUST excludes KASAN with gcc; gcc, because lockdep cannot work in a clang build, or
 # because Debian's kernels are built with it.
 MAKE = {"uml-kasan": "ARCH=um LLVM=-19", "uml-lockdep": "ARCH=um", BENCH: "ARCH=um"}
+# What uml-idle.c puts itself in front of.
+WRAPPED = ("clock_gettime", "timer_create", "timer_settime", "signalfd", "poll", "pthread_sigqueue",
+           "read", "write")
+SKIP_IDLE = " ".join([*(f"-Wl,--wrap={name}" for name in WRAPPED), "uml-idle.o"])
+# LINK-y: what the kernel's Makefile would make of the configuration, and uml-idle.c.
 # clang, for KASAN: the frame pointer it would push in the stub's signal return is in the way of
 # rt_sigreturn; and the data of -mcmodel=large code has to lie in .data and .bss, because kmemleak
 # looks nowhere else for references (nor does lockdep for static locks).
 # To measure with: ARCH=um counts run time in ticks, as its sched_clock() does. The linker puts the
 # host's clock in its place, for which ARCH=um has a function of the same type.
-KERNEL_MAKE = {"uml-lockdep": "", "uml-kasan":
+KERNEL_MAKE = {"uml-lockdep": f"'LINK-y=-static {SKIP_IDLE}'", "uml-kasan":
+               f"'LINK-y=-no-pie {SKIP_IDLE}' "
                "'CFLAGS_stub.o=-fno-PIC -fno-pic -fno-stack-protector -fomit-frame-pointer' "
                "'CFLAGS_KERNEL=-mlarge-data-threshold=2147483647 -Wno-unused-command-line-argument'",
                BENCH: f"KBUILD_KCONFIG={kernels.build_tree(BENCH)}/Kconfig.first "
@@ -41,12 +47,17 @@ def release(name):
 
 def inputs(name):
     """What a build depends on besides the source."""
-    return [MAKE[name], KERNEL_MAKE[name], *fragments(name), *first(name)]
+    return [MAKE[name], KERNEL_MAKE[name], *fragments(name), *first(name), *linked(name)]
 
 
 def first(name):
     """Kconfig declarations that come before the kernel's own, so that their defaults count."""
     return [FRAGMENTS / "uml-bench.Kconfig"] if name == BENCH else []
+
+
+def linked(name):
+    """What is linked into the kernel besides its own source."""
+    return [FRAGMENTS / "uml-idle.c"] if name in DEBUG else []
 
 
 def wanted(name):
@@ -83,10 +94,18 @@ def prepare(name):
         configure(name, key, make)
         logged(f"{name}, Linux {kernels.source_version(SERIES)} (6 to 15 minutes on two cores)",
                chroot.shell(
-                   f"{make} -j$(nproc) linux modules\n"
+                   f"{compile_linked(name)}{make} -j$(nproc) linux modules\n"
                    f"{make} -s modules_install INSTALL_MOD_PATH=/"), f"{name}.log",
                env=chroot.environment())
         cache.stamp(name, key)
+
+
+def compile_linked(name):
+    """Commands for that. make does not know of it, so the kernel is linked anew."""
+    tree = kernels.build_tree(name)
+    return "".join(f"gcc -O2 -Wall -Werror -fno-pie -c -o {tree}/{file.stem}.o "
+                   f"/rusbip/{file.relative_to(cache.REPO)}\nrm -f {tree}/vmlinux.unstripped\n"
+                   for file in linked(name))
 
 
 def configure(name, key, make):

@@ -18,3 +18,9 @@ def command(options, interactive, line):
             "con0=fd:0,fd:1", "panic=-1", "usb_storage.delay_use=0",
             f"loglevel={1 if interactive else 5}", f"GUEST_NAME={options.name}",
             *EXTRA.get(options.kernel, [])]
+
+
+def environment(line):
+    """Variables for a kernel whose time skips what it would only wait for, if it is one that can
+    (scripts/kernels/uml-idle.c), but for answers on its serial line."""
+    return {"UML_SKIP_IDLE": str(line)}

@@ -5,6 +5,7 @@ a lane could pass because it tested nothing."""
 import os
 import select
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,20 @@ def test_the_host_says_what_was_taken_of_it():
     every, taken = monitor.host_processors()
     guestlib.wait_for(lambda: monitor.host_processors()[0] > every, 10, "the host's clock")
     assert 0 <= taken < every
+
+
+@pytest.mark.lanes("uml")
+def test_only_work_takes_time():
+    """Of a debug guest's time, what it waits is skipped (scripts/kernels/uml-idle.c), and what it
+    works is the host's."""
+    times = [monitor.host_processors()[0]]
+    time.sleep(60)
+    times.append(monitor.host_processors()[0])
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        pass
+    times.append(monitor.host_processors()[0])
+    assert times[1] - times[0] < times[2] - times[1]
 
 
 def test_our_modules_load_and_unload_twice():
