@@ -5,18 +5,24 @@ import gzip
 import lzma
 from pathlib import Path
 
-from . import cache, kernels
+from . import cache, chroot, kernels
+from .run import output
 
 MODULES = ("9p", "9pnet_virtio", "overlay")
 INIT = cache.REPO / "scripts/guest-initramfs"
+# What tests start again and again. For each file that a program and its libraries are, the guest asks
+# the host several times before the program runs, so it keeps these in its memory.
+PROGRAMS = ("bash", "cat", "dash", "dmesg", "id", "ip", "kmod", "ln", "ls", "mkdir", "mount", "rm",
+            "rmdir", "sleep", "ss", "testusb", "udevadm", "umount", "usbip", "usbipd")
+INSTALLED = cache.ROOT / "var/lib/dpkg/status"
 
 
 def ensure(series):
     """Builds it if an input changed; returns its path below the cache's build folder."""
     folder = kernels.modules_folder(series)
     path = cache.BUILD / f"initramfs-{series}.gz"
-    key = cache.digest(kernels.release(series), INIT, Path(__file__),
-                       cache.digest(cache.ROOT / "bin/busybox"))
+    key = cache.digest(kernels.release(series), INIT, Path(__file__), INSTALLED,
+                       cache.stamped("tools"), cache.digest(cache.ROOT / "bin/busybox"))
     with cache.lock(path.name):
         if cache.stamped(path.name) != key or not path.exists():
             temporary = path.with_suffix(".tmp")
@@ -25,6 +31,18 @@ def ensure(series):
             temporary.rename(path)
             cache.stamp(path.name, key)
     return path
+
+
+def often(folder):
+    """The files of the programs, the libraries that they need, and what modprobe reads: paths from
+    the root on, one a line."""
+    found = output(chroot.shell(
+        f"ldd $(which {' '.join(PROGRAMS)}) | grep -o '/[^ :]*' | xargs readlink -f"),
+        env=chroot.environment())
+    files = {one.lstrip("/") for one in found.split()}
+    files |= {str(one.relative_to(cache.ROOT)) for kind in ("*.bin", "softdep", "weakdep")
+              for one in folder.glob(f"modules.{kind}")}
+    return "".join(f"{path}\n" for path in sorted(files))
 
 
 def load_order(folder, names):
@@ -53,6 +71,7 @@ def archive(folder, init):
         data = lzma.decompress(data) if file.endswith(".xz") else data
         names.append(f"/m/{number:02}.ko")
         entries.append((names[-1][1:], 0o100644, data))
+    entries.append(("often", 0o100644, often(folder).encode()))
     entries.append(("order", 0o100644, "\n".join(names).encode() + b"\n"))
     return b"".join(record(*entry) for entry in entries) + record("TRAILER!!!", 0, b"")
 
