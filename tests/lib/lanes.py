@@ -21,7 +21,7 @@ ALL = ("host", *KERNELS, "package")
 WITHOUT_TESTS_IN_GUESTS = {"host": host, "package": package}
 # What is run when nothing is named. One pair has each kernel at one end.
 LANES = ("host", "uml-kasan", "uml-lockdep", "stock-7.2", "stock-7.3", "pair")
-# Guests that share the tests of a lane in a run of all lanes, so that more of them wait at a time.
+# Guests that share the tests of a lane in a run of all lanes, so that less is left alone at the end.
 PARTS = {"uml-kasan": 2, "uml-lockdep": 2}
 # Seconds until a guest counts as stuck: about three times what a lane takes on two processors. All
 # of them still fit into the time that continuous integration has.
@@ -36,6 +36,35 @@ def parts(lane):
     """The parts of a lane in a run of all lanes, as for `options.part`."""
     count = PARTS.get(lane, 1)
     return [f"{one}/{count}" for one in range(1, count + 1)] if count > 1 else [""]
+
+
+def is_emulated(lane):
+    """Whether its guests run in QEMU."""
+    return lane.startswith(("stock", "pair"))
+
+
+def schedule(chosen):
+    """What is to be run of these lanes, as (lane, part), in the order in which it is to start.
+    Emulated guests take longest together, as one runs after the other. The host lane is last because
+    a compiler makes use of processors that nothing else does."""
+    def rank(lane):
+        return 0 if is_emulated(lane) else 1 if lane in KERNELS else 2
+    return [(lane, part) for lane in sorted(chosen, key=rank) for part in parts(lane)]
+
+
+def next_to_run(waiting, running, cores):
+    """Which of those that wait starts now, None for none. Each has a processor; only one emulates
+    at a time, because two slow each other down by as much as there is to win."""
+    if len(running) >= cores:
+        return None
+    emulating = any(is_emulated(lane) for lane, _ in running)
+    return next((one for one in waiting if not (emulating and is_emulated(one[0]))), None)
+
+
+def priority(lane):
+    """How a lane's process is started in a run of all. An emulated guest, whose time passes while it
+    waits for a processor, comes first."""
+    return () if is_emulated(lane) else ("nice", "-n", "10")
 
 
 def run(lane, options):
