@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Lets time in User-Mode Linux skip what it would only wait for: when all of its CPUs are idle, its
- * clock goes on to the first of their timers. While any of them works, time is that of the host.
+ * Makes User-Mode Linux with more than one CPU fast enough to test with. The linker puts this between
+ * the kernel and the C library (--wrap).
  *
- * The kernel has a mode for that, time travel, but not for more than one CPU. So this is put between
- * the kernel and the C library (ld's --wrap): the clock, the timer of each CPU, the wait of an idle
- * CPU, and the signal that one CPU sends to another.
+ * Time skips what the kernel would only wait for: when all of its CPUs are idle, its clock goes on to
+ * the first of their timers. While any of them works, time is that of the host. The kernel has a mode
+ * for that, time travel, but not for more than one CPU.
  *
- * It is on where UML_SKIP_IDLE is set, to the number of a file descriptor: while a line written to it
+ * To disable interrupts is no system call: a signal of another CPU that comes meanwhile is kept until
+ * they are enabled again, as the kernel itself does with all other signals.
+ *
+ * Who waits for a spinlock lets others run, or it might use up the time that the holder needs.
+ *
+ * It is on where UML_FAST is set, to the number of a file descriptor: while a line written to it
  * is unanswered, the guest waits for the host, and time does not skip.
  */
 #define _GNU_SOURCE
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +28,9 @@
 
 #define CPUS 8
 #define SECOND 1000000000LL
+/* What CPUs send to each other; its value is what for. */
+#define IPI SIGRTMIN
+#define SPINS 200
 
 /* A CPU: a thread of the host, which makes its timer and then a signalfd to wait at. */
 struct cpu {
@@ -40,8 +49,19 @@ int __real_timer_settime(timer_t timer, int flags, const struct itimerspec *new,
 int __real_signalfd(int fd, const sigset_t *mask, int flags);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
 int __real_pthread_sigqueue(pthread_t thread, int signal, const union sigval value);
+int __real_sigaction(int signal, const struct sigaction *new, struct sigaction *old);
+void __real_os_local_ipi_enable(void);
+void __real_os_local_ipi_disable(void);
+void __real_queued_spin_lock_slowpath(int *lock, unsigned int value);
 ssize_t __real_read(int fd, void *data, size_t count);
 ssize_t __real_write(int fd, const void *data, size_t count);
+
+/* The kernel's: whether interrupts are enabled on this CPU. */
+extern __thread int signals_enabled;
+/* Its handler for IPI, and what for that came while they were not, a bit each. */
+static void (*handle_ipi)(int signal, siginfo_t *info, void *context);
+static __thread unsigned int kept;
+static __thread int unblocked;
 
 static struct cpu cpus[CPUS];
 static int known;
@@ -55,7 +75,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
 static void __attribute__((constructor)) start(void)
 {
-	const char *value = getenv("UML_SKIP_IDLE");
+	const char *value = getenv("UML_FAST");
 
 	if (value) {
 		host = atoi(value);
@@ -163,6 +183,77 @@ int __wrap_signalfd(int fd, const sigset_t *mask, int flags)
 	return result;
 }
 
+/* Has what was kept come once more, now that interrupts are enabled. */
+static void repeat_kept(void)
+{
+	while (kept) {
+		int value = __builtin_ctz(kept);
+
+		__atomic_and_fetch(&kept, ~(1U << value), __ATOMIC_RELAXED);
+		__real_pthread_sigqueue(pthread_self(), IPI, (union sigval){ .sival_int = value });
+	}
+}
+
+static void keep_or_handle(int signal, siginfo_t *info, void *context)
+{
+	if (!signals_enabled) {
+		__atomic_or_fetch(&kept, 1U << info->si_value.sival_int, __ATOMIC_RELAXED);
+		return;
+	}
+	handle_ipi(signal, info, context);
+	repeat_kept();
+}
+
+int __wrap_sigaction(int signal, const struct sigaction *new, struct sigaction *old)
+{
+	struct sigaction action;
+
+	if (!on || signal != IPI || !new)
+		return __real_sigaction(signal, new, old);
+	action = *new;
+	handle_ipi = action.sa_sigaction;
+	action.sa_sigaction = keep_or_handle;
+	/* The handler may enable interrupts. */
+	action.sa_flags |= SA_NODEFER;
+	sigdelset(&action.sa_mask, IPI);
+	return __real_sigaction(signal, &action, old);
+}
+
+void __wrap_os_local_ipi_disable(void)
+{
+	if (!on)
+		__real_os_local_ipi_disable();
+}
+
+void __wrap_os_local_ipi_enable(void)
+{
+	/* A new CPU starts with the signal blocked. */
+	if (!on || !unblocked) {
+		__real_os_local_ipi_enable();
+		unblocked = 1;
+	}
+	repeat_kept();
+}
+
+/* The lock is free at 0, and its holder takes it back to that. */
+void __wrap_queued_spin_lock_slowpath(int *lock, unsigned int value)
+{
+	int spins = 0, expected = 0;
+
+	if (!on) {
+		__real_queued_spin_lock_slowpath(lock, value);
+		return;
+	}
+	while (__atomic_load_n(lock, __ATOMIC_RELAXED) ||
+	       !__atomic_compare_exchange_n(lock, &expected, 1, 0, __ATOMIC_ACQUIRE,
+					    __ATOMIC_RELAXED)) {
+		expected = 0;
+		__builtin_ia32_pause();
+		if (++spins % SPINS == 0)
+			sched_yield();
+	}
+}
+
 /* When a timer goes off next, or went off without its CPU having seen it; 0 if it is not armed. */
 static long long next_alarm(const struct cpu *cpu, long long now)
 {
@@ -210,7 +301,7 @@ static void forget_alarm(struct cpu *cpu)
 int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 {
 	struct cpu *cpu = on && count == 1 && timeout < 0 ? this_cpu() : NULL;
-	sigset_t old;
+	sigset_t old, awake;
 	int result, all = 1;
 
 	if (!cpu || fds->fd != cpu->wake)
@@ -221,7 +312,7 @@ int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 	 * one of the two knows. Who sends a signal later sees that this CPU is idle.
 	 */
 	forget_alarm(cpu);
-	result = __real_poll(fds, count, 0);
+	result = kept ? 1 : __real_poll(fds, count, 0);
 	if (result) {
 		unlock(&old);
 		return result;
@@ -231,13 +322,16 @@ int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 		all &= one->idle;
 	if (all && __atomic_load_n(&unanswered, __ATOMIC_RELAXED) <= 0)
 		skip();
+	/* Nothing may be handled, or kept, between this and the wait. */
+	awake = old;
+	sigaddset(&old, IPI);
 	unlock(&old);
 
 	result = __real_poll(fds, count, timeout);
 
 	lock(&old);
 	cpu->idle = 0;
-	unlock(&old);
+	unlock(&awake);
 	return result;
 }
 

@@ -14,18 +14,19 @@ DEBUG, BENCH = ("uml-kasan", "uml-lockdep"), "uml-bench"
 # clang, because RUST excludes KASAN with gcc; gcc, because lockdep cannot work in a clang build, or
 # because Debian's kernels are built with it.
 MAKE = {"uml-kasan": "ARCH=um LLVM=-19", "uml-lockdep": "ARCH=um", BENCH: "ARCH=um"}
-# What uml-idle.c puts itself in front of.
+# What uml-fast.c puts itself in front of.
 WRAPPED = ("clock_gettime", "timer_create", "timer_settime", "signalfd", "poll", "pthread_sigqueue",
-           "read", "write")
-SKIP_IDLE = " ".join([*(f"-Wl,--wrap={name}" for name in WRAPPED), "uml-idle.o"])
-# LINK-y: what the kernel's Makefile would make of the configuration, and uml-idle.c.
+           "read", "write", "sigaction", "os_local_ipi_disable", "os_local_ipi_enable",
+           "queued_spin_lock_slowpath")
+FAST = " ".join([*(f"-Wl,--wrap={name}" for name in WRAPPED), "uml-fast.o"])
+# LINK-y: what the kernel's Makefile would make of the configuration, and uml-fast.c.
 # clang, for KASAN: the frame pointer it would push in the stub's signal return is in the way of
 # rt_sigreturn; and the data of -mcmodel=large code has to lie in .data and .bss, because kmemleak
 # looks nowhere else for references (nor does lockdep for static locks).
 # To measure with: ARCH=um counts run time in ticks, as its sched_clock() does. The linker puts the
 # host's clock in its place, for which ARCH=um has a function of the same type.
-KERNEL_MAKE = {"uml-lockdep": f"'LINK-y=-static {SKIP_IDLE}'", "uml-kasan":
-               f"'LINK-y=-no-pie {SKIP_IDLE}' "
+KERNEL_MAKE = {"uml-lockdep": f"'LINK-y=-static {FAST}'", "uml-kasan":
+               f"'LINK-y=-no-pie {FAST}' "
                "'CFLAGS_stub.o=-fno-PIC -fno-pic -fno-stack-protector -fomit-frame-pointer' "
                "'CFLAGS_KERNEL=-mlarge-data-threshold=2147483647 -Wno-unused-command-line-argument'",
                BENCH: f"KBUILD_KCONFIG={kernels.build_tree(BENCH)}/Kconfig.first "
@@ -57,7 +58,7 @@ def first(name):
 
 def linked(name):
     """What is linked into the kernel besides its own source."""
-    return [FRAGMENTS / "uml-idle.c"] if name in DEBUG else []
+    return [FRAGMENTS / "uml-fast.c"] if name in DEBUG else []
 
 
 def wanted(name):

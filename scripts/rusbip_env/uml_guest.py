@@ -21,6 +21,6 @@ def command(options, interactive, line):
 
 
 def environment(line):
-    """Variables for a kernel whose time skips what it would only wait for, if it is one that can
-    (scripts/kernels/uml-idle.c), but for answers on its serial line."""
-    return {"UML_SKIP_IDLE": str(line)}
+    """Variables for a kernel that skips what it would only wait for, if it can
+    (scripts/kernels/uml-fast.c), but answers on its serial line."""
+    return {"UML_FAST": str(line)}

@@ -135,7 +135,7 @@ def test_the_host_says_what_was_taken_of_it():
 
 @pytest.mark.lanes("uml")
 def test_only_work_takes_time():
-    """Of a debug guest's time, what it waits is skipped (scripts/kernels/uml-idle.c), and what it
+    """Of a debug guest's time, what it waits is skipped (scripts/kernels/uml-fast.c), and what it
     works is the host's."""
     times = [monitor.host_processors()[0]]
     time.sleep(60)
