@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The parts of the set-up that decide something."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,14 @@ def test_only_the_benchmark_has_its_kernel_built():
         assert not any(uml.BENCH in str(one) for one in uml.inputs(name))
     assert {file.name for file in uml.inputs(uml.BENCH) if isinstance(file, Path)} == {
         "uml-common.config", "uml-bench.config", "uml-bench.Kconfig"}
+
+
+def test_the_debug_kernels_call_all_that_makes_them_fast():
+    source = (uml.FRAGMENTS / "uml-fast.c").read_text()
+    assert set(re.findall(r"\b__wrap_(\w+)\(", source)) == set(uml.WRAPPED)
+    for name in uml.DEBUG:
+        assert uml.FRAGMENTS / "uml-fast.c" in uml.inputs(name)
+        assert all(f"--wrap={one} " in uml.KERNEL_MAKE[name] for one in uml.WRAPPED)
 
 
 def test_a_digest_changes_with_names_and_contents(tmp_path):
