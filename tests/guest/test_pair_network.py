@@ -102,7 +102,9 @@ def test_a_cut_cable(server, watched):
                     vhci.wait_gone(device.path.name)
                 traffic.wait_over()
                 assert time.monotonic() - start < LIMIT + vhci.TEARDOWN
-                ends = watched.grep(r"^vhci_hcd_rs: port \d+ .*: connection lost, error -110 \(URBs")
+                # ETIMEDOUT, or EHOSTUNREACH if the peer's Ethernet address was asked for meanwhile.
+                ends = watched.grep(
+                    r"^vhci_hcd_rs: port \d+ .*: connection lost, error -11[03] \(URBs")
                 assert len(ends) == 2, watched.lines()
         for number in (stick, keyboard):
             server.has_noticed(number)
