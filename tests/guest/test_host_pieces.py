@@ -33,15 +33,10 @@ def busid(host_driver):
 @pytest.fixture
 def link(busid, host_watched):
     """A connection to it, configured, with an empty stream."""
-    client = host.connect(busid)
-    try:
-        client.set_configuration(1)
+    with host.connected(busid) as client:
         yield client
         # No reply is left, and the next one is found where it should be.
         assert client.control(0x80, GET_STATUS, data=2).data == b"\x01\0"
-    finally:
-        client.close()
-        host.wait_status(busid)
 
 
 def read(link, count: int, seen: list) -> bytes:

@@ -27,15 +27,10 @@ def busid(host_driver):
 @pytest.fixture
 def iso(busid, host_watched):
     """A connection to it with the isochronous endpoints there."""
-    client = host.connect(busid)
-    try:
-        client.set_configuration(1)
+    with host.connected(busid) as client:
         client.set_interface(0, peer_sample.PERIODIC)
         yield client
         client.set_interface(0, 0)
-    finally:
-        client.close()
-        host.wait_status(busid)
 
 
 def descriptors(count: int, step: int) -> list:
