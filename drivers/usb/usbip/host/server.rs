@@ -27,7 +27,7 @@ use usbip_core::server::{self, Charge, Requests};
 use usbip_protocol::ledger::server::{Drained, Start};
 use usbip_protocol::ledger::Token;
 use usbip_protocol::setup::Setup;
-use usbip_protocol::wire::{Body, CmdSubmit, Command, Direction, HEADER_LEN};
+use usbip_protocol::wire::{CmdSubmit, Command, Direction, HEADER_LEN};
 
 /// How long a request waits for a change of configuration or setting that is going on and decides
 /// about its endpoint, in ms: longer than usbcore waits for a device (`USB_CTRL_SET_TIMEOUT`).
@@ -95,7 +95,7 @@ impl Server {
         let flight = self.flight(connection, cmd, &request, token);
         if server::gathers(body.data, kind, inbox) && self.device().takes_any_scatter_list() {
             let Ok(flight) = flight else {
-                return self.out_of_memory(connection, token, body, inbox);
+                return self.requests.out_of_memory(connection, token, body, inbox);
             };
             let buffer = server::gather(body.data, &self.pool, inbox)?;
             let transfer = buffer
@@ -113,7 +113,7 @@ impl Server {
             self.transfer(request, buffer, flight, Context::Process)
         });
         let Ok(mut transfer) = transfer else {
-            return self.out_of_memory(connection, token, body, inbox);
+            return self.requests.out_of_memory(connection, token, body, inbox);
         };
         if body.data > 0 {
             server::receive_data(transfer.buffer_mut(), body.data, inbox)?;
@@ -128,20 +128,6 @@ impl Server {
             return Ok(());
         }
         self.dispatch(connection, token, transfer);
-        Ok(())
-    }
-
-    /// Answers a request that was accepted for which there is no memory, and goes on behind its body.
-    fn out_of_memory(
-        &self,
-        connection: &Connection<Self>,
-        token: Token,
-        body: Body,
-        inbox: &mut Inbox<'_>,
-    ) -> Result<(), Down> {
-        server::skip(inbox, body)?;
-        let packets = body.iso_packets;
-        self.requests.fail(connection, token, ENOMEM, packets);
         Ok(())
     }
 

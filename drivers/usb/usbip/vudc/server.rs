@@ -95,9 +95,7 @@ impl Server {
             .and_then(|buffer| self.allocate(token, cmd, kind, packets, buffer, Context::Process))
             .and_then(|transfer| Ok((transfer, RBTreeNodeReservation::new(GFP_KERNEL)?)));
         let Ok((mut transfer, node)) = transfer else {
-            server::skip(inbox, body)?;
-            self.requests.fail(connection, token, ENOMEM, packets);
-            return Ok(());
+            return self.requests.out_of_memory(connection, token, body, inbox);
         };
         if gathers {
             // A gadget's requests have buffers of their own, to which the data is copied.

@@ -275,6 +275,24 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
         }
     }
 
+    /// Answers a request that was accepted for which there is no memory, and goes on behind its body. rx
+    /// thread.
+    ///
+    /// # Errors
+    ///
+    /// The connection is to end.
+    pub fn out_of_memory<S: Side>(
+        &self,
+        connection: &Connection<S>,
+        token: Token,
+        body: Body,
+        inbox: &mut Inbox<'_>,
+    ) -> Result<(), Down> {
+        skip(inbox, body)?;
+        self.fail(connection, token, ENOMEM, body.iso_packets);
+        Ok(())
+    }
+
     /// Takes in a CMD_UNLINK. Returns the request to cancel, if there is one: the reply comes with
     /// its end. rx thread.
     ///
