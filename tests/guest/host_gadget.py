@@ -308,6 +308,10 @@ class Gadget:
         """Be ready to take so much from the host on an OUT endpoint."""
         return self._queue(Queued(self, ep, length, None, False))
 
+    def unasked(self, ep: int):
+        """As :meth:`host_redir.Redirected.unasked`. dummy_hcd moves nothing of a request once the
+        host was told that it is taken back."""
+
     def halt(self, address: int):
         """Halt an endpoint that has nothing queued."""
         ioctl(self.fd, EP_SET_HALT, self.handles[address])

@@ -320,6 +320,12 @@ class Redirected:
         """As :meth:`host_gadget.Gadget.receive`."""
         return self._ready(Ready(ep, length, None, False))
 
+    def unasked(self, ep: int):
+        """Wait until the device knows that the host wants nothing of an OUT endpoint. What QEMU
+        takes back for the host is on the line to here when the host has its answer already: what
+        the device got ready in between would still take from the old request."""
+        vhci.wait_for(lambda: not self.waiting.get(ep), f"endpoint {ep} to have no request")
+
     def send_iso(self, ep: int, packets: list):
         """Isochronous packets for the host, which takes one for each of its own. They are on the
         line together: QEMU does not wait for one that is late."""
