@@ -55,12 +55,28 @@ def joined(device: Remote, interface: str):
     run("ip", "netns", "add", SPACE)
     try:
         run("ip", "link", "set", card, "netns", SPACE)
-        for inside, name, address in (((), interface, HERE), (("-n", SPACE), card, THERE)):
+        for inside, name, address in ((("-n", SPACE), card, THERE), ((), interface, HERE)):
             run("ip", *inside, "addr", "add", f"{address}/24", "dev", name)
             run("ip", *inside, "link", "set", name, "up")
+        connect(interface, card)
         yield
     finally:
         run("ip", "netns", "del", SPACE)
+
+
+def connect(interface: str, card: str):
+    """The card has got to know that its other end is up. The kernel's usbnet forgets what the device
+    says of that while it works on what was said before (__handle_link_change() clears the event last):
+    then it is said once more."""
+    def is_up() -> bool:
+        return json.loads(run("ip", "-n", SPACE, "-j", "link", "show", card))[0]["operstate"] == "UP"
+
+    for _ in range(3):
+        with contextlib.suppress(vhci.Timeout):
+            return vhci.wait_for(is_up, "the card's carrier")
+        for state in ("down", "up"):
+            run("ip", "link", "set", interface, state)
+    raise vhci.Timeout(f"{card} has no carrier")
 
 
 def check_ping():
