@@ -10,19 +10,19 @@ use crate::bindings;
 use crate::mm::Context;
 use crate::net::socket::{IoPage, IoSlice, IoSliceMut};
 use crate::net::tap::Bytes;
-use crate::new_spinlock_irqsave;
-use crate::sync::irqsave::SpinLockIrqSave;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use kernel::alloc::flags::__GFP_NOWARN;
-use kernel::alloc::kvec::PushError;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+mod pool;
 mod received;
+use pool::Size;
 use received::Received;
 
+pub use pool::BufferPool;
 pub use received::Gather;
 
 /// The largest piece of a buffer of pages is 2^3 of them, the most that the page allocator calls
@@ -49,8 +49,13 @@ enum Pieces {
 ///
 /// # Invariants
 ///
-/// Null or memory of `kmalloc()` that belongs to this object.
-struct Linear(*mut u8);
+/// `start` is null or memory of `kmalloc()` that belongs to this object; if it has a `home`, of the size
+/// that is said there.
+struct Linear {
+    start: *mut u8,
+    /// The pool that it goes to.
+    home: Option<(Arc<BufferPool>, Size)>,
+}
 
 /// Pages in a scatter list.
 ///
@@ -62,96 +67,7 @@ struct Linear(*mut u8);
 struct Pages {
     list: KVVec<bindings::scatterlist>,
     large: usize,
-    pool: Arc<PagePool>,
-}
-
-/// Pieces of pages that are kept for the next buffer: where the kernel clears all memory that it
-/// hands out, as distributions have it do, that is a pass over every byte.
-///
-/// The network may still send from a piece that has come back, so only one that nobody else refers
-/// to is used again. Pieces come and go in the order of the connection, so if the oldest is still
-/// in use then most others are.
-#[pin_data]
-pub struct PagePool {
-    #[pin]
-    ring: SpinLockIrqSave<Ring>,
-}
-
-/// # Invariants
-///
-/// Each page is of [`MAX_ORDER`], and this object holds a reference.
-struct Ring {
-    pages: KVec<NonNull<bindings::page>>,
-    /// The oldest.
-    first: usize,
-}
-
-// SAFETY: Pages may be used and freed by any thread.
-unsafe impl Send for Ring {}
-
-/// How many pieces a pool keeps: 2 MiB.
-const POOL: usize = 64;
-
-impl PagePool {
-    /// An empty pool. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub fn new() -> Result<Arc<Self>> {
-        let pages = KVec::with_capacity(POOL, GFP_KERNEL)?;
-        Arc::pin_init(
-            pin_init!(Self {
-                ring <- new_spinlock_irqsave!(Ring { pages, first: 0 }, "usb_page_pool"),
-            }),
-            GFP_KERNEL,
-        )
-    }
-
-    /// A piece that nobody else refers to. Any context.
-    fn take(&self) -> Option<NonNull<bindings::page>> {
-        let mut ring = self.ring.lock();
-        let first = ring.first;
-        let page = *ring.pages.get(first)?;
-        // SAFETY: By the invariant of `Ring` the page is valid.
-        if !unsafe { bindings::page_is_exclusive(page.as_ptr()) } {
-            return None;
-        }
-        // The newest takes its place, which changes the order by little.
-        let newest = ring.pages.pop()?;
-        if let Some(slot) = ring.pages.get_mut(first) {
-            *slot = newest;
-        }
-        ring.first = if first + 1 < ring.pages.len() {
-            first + 1
-        } else {
-            0
-        };
-        // INVARIANT: The reference goes with it.
-        Some(page)
-    }
-
-    /// Keeps a piece, or lets it go if there are enough. Any context.
-    ///
-    /// # Safety
-    ///
-    /// The page must be of [`MAX_ORDER`], and the caller gives up a reference to it.
-    unsafe fn give(&self, page: NonNull<bindings::page>) {
-        // INVARIANT: By the requirements of this function.
-        if let Err(PushError(page)) = self.ring.lock().pages.push_within_capacity(page) {
-            // SAFETY: The reference is ours.
-            unsafe { bindings::put_page(page.as_ptr()) };
-        }
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        for page in &self.pages {
-            // SAFETY: By the type invariant the reference is ours.
-            unsafe { bindings::put_page(page.as_ptr()) };
-        }
-    }
+    pool: Arc<BufferPool>,
 }
 
 // SAFETY: Memory may be used and freed by any thread.
@@ -166,18 +82,38 @@ impl Buffer {
     ///
     /// `ENOMEM`, without a warning in the kernel log: the length may be a peer's choice.
     pub fn linear(len: u32, context: Context) -> Result<Self> {
-        let mut memory = Linear(core::ptr::null_mut());
-        if len > 0 {
-            let atomic = context.is_atomic();
-            // SAFETY: Sleeps only where that is allowed.
-            memory.0 = unsafe { bindings::alloc_transfer_memory(len as usize, atomic) }.cast();
-            if memory.0.is_null() {
-                return Err(ENOMEM);
-            }
-        }
-        // INVARIANT: One piece of `len` bytes.
+        let start = if len > 0 {
+            allocate(len as usize, context)?.as_ptr()
+        } else {
+            core::ptr::null_mut()
+        };
+        // INVARIANT: One piece of `len` bytes, which nobody else has.
         Ok(Self {
-            pieces: Pieces::Linear(memory),
+            pieces: Pieces::Linear(Linear { start, home: None }),
+            len,
+        })
+    }
+
+    /// As [`Self::linear`], with memory from a pool if it has some of about this size. It goes back there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::linear`].
+    pub fn pooled(len: u32, pool: &Arc<BufferPool>, context: Context) -> Result<Self> {
+        let Some(size) = Size::of(len as usize) else {
+            return Self::linear(len, context);
+        };
+        let start = match pool.take_linear(size) {
+            Some(start) => start,
+            None => allocate(size.bytes(), context)?,
+        };
+        let linear = Linear {
+            start: start.as_ptr(),
+            home: Some((pool.clone(), size)),
+        };
+        // INVARIANT: One piece of at least `len` bytes, which nobody else has.
+        Ok(Self {
+            pieces: Pieces::Linear(linear),
             len,
         })
     }
@@ -188,7 +124,7 @@ impl Buffer {
     /// # Errors
     ///
     /// As [`Self::linear`].
-    pub fn pages(len: u32, pool: &Arc<PagePool>) -> Result<Self> {
+    pub fn pages(len: u32, pool: &Arc<BufferPool>) -> Result<Self> {
         // Somebody else chose how long the list is.
         let flags = GFP_KERNEL | __GFP_NOWARN;
         let mut left = len as usize;
@@ -269,7 +205,7 @@ impl Buffer {
     pub(super) fn piece(&self, index: usize) -> Option<(NonNull<u8>, u32)> {
         let list = match &self.pieces {
             Pieces::Linear(memory) if index == 0 => {
-                return NonNull::new(memory.0).map(|start| (start, self.len));
+                return NonNull::new(memory.start).map(|start| (start, self.len));
             }
             Pieces::Linear(_) => return None,
             Pieces::Pages(pages) => &pages.list,
@@ -371,10 +307,23 @@ impl Buffer {
     }
 }
 
+/// Memory of `kmalloc()`, without a warning in the kernel log if there is none: the length, which is not
+/// 0, may be a peer's choice.
+fn allocate(len: usize, context: Context) -> Result<NonNull<u8>> {
+    // SAFETY: Sleeps only where that is allowed.
+    let start = unsafe { bindings::alloc_transfer_memory(len, context.is_atomic()) };
+    NonNull::new(start.cast()).ok_or(ENOMEM)
+}
+
 impl Drop for Linear {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant; null is allowed.
-        unsafe { bindings::kfree(self.0.cast()) };
+        // SAFETY: By the type invariant it is ours, and of that size; `kfree()` takes null.
+        unsafe {
+            match (self.home.take(), NonNull::new(self.start)) {
+                (Some((pool, size)), Some(start)) => pool.give_linear(size, start),
+                _ => bindings::kfree(self.start.cast()),
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use kernel_ext::net::peer::Peer;
 use kernel_ext::net::tap::Bytes;
 use kernel_ext::prelude::*;
 use kernel_ext::time;
-use kernel_ext::usb::buffer::{Buffer, PagePool};
+use kernel_ext::usb::buffer::{Buffer, BufferPool};
 use kernel_ext::usb::device::{Device, Endpoint};
 use kernel_ext::usb::transfer::{Anchor, Canceller, Request, Transfer};
 use usbip_core::connection::{Connection, End, Side};
@@ -45,7 +45,7 @@ pub(crate) struct Server {
     /// Their transfers.
     anchor: Pin<KBox<Anchor>>,
     /// Memory for them.
-    pool: Arc<PagePool>,
+    pool: Arc<BufferPool>,
     /// Requests that usbcore has to carry out.
     specials: Arc<Specials>,
 }
@@ -60,7 +60,7 @@ impl Server {
         try_pin_init!(Self {
             requests <- Requests::new(stub.shared().limits.caps),
             anchor: KBox::pin_init(Anchor::new(stub.device().clone()), GFP_KERNEL)?,
-            pool: PagePool::new()?,
+            pool: BufferPool::new()?,
             specials: Specials::new()?,
             stub,
             peer,
@@ -204,7 +204,7 @@ impl Server {
         let transfer = self
             .flight(connection, cmd, &request, token)
             .and_then(|flight| {
-                let buffer = Buffer::linear(request.length, place)?;
+                let buffer = Buffer::pooled(request.length, &self.pool, place)?;
                 self.transfer(request, buffer, flight, place)
             });
         let Ok(mut transfer) = transfer else {

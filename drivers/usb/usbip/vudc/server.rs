@@ -15,7 +15,7 @@ use kernel_ext::net::peer::Peer;
 use kernel_ext::net::tap::Bytes;
 use kernel_ext::prelude::*;
 use kernel_ext::time;
-use kernel_ext::usb::buffer::{Buffer, PagePool};
+use kernel_ext::usb::buffer::{Buffer, BufferPool};
 use kernel_ext::usb::gadget::State;
 use kernel_ext::usb::TransferType;
 use usbip_core::connection::{Connection, End, Side};
@@ -48,7 +48,7 @@ pub(crate) struct Server {
     #[pin]
     requests: Requests<Key, Done>,
     /// Memory for transfers.
-    pool: Arc<PagePool>,
+    pool: Arc<BufferPool>,
     /// Not 0 while the rx thread waits for a change of endpoints.
     waiting: Atomic<u32>,
 }
@@ -62,7 +62,7 @@ impl Server {
     pub(crate) fn new(udc: Arc<Udc>, peer: Peer) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             requests <- Requests::new(udc.data().shared().limits.caps),
-            pool: PagePool::new()?,
+            pool: BufferPool::new()?,
             waiting: Atomic::new(0),
             udc,
             peer,
@@ -135,7 +135,7 @@ impl Server {
         }
         let token = self.requests.admit_direct(connection, cmd)?;
         let place = Context::Atomic;
-        let transfer = Buffer::linear(cmd.length, place)
+        let transfer = Buffer::pooled(cmd.length, &self.pool, place)
             .and_then(|buffer| self.allocate(token, cmd, kind, 0, buffer, place))
             .and_then(|transfer| Ok((transfer, RBTreeNodeReservation::new(place.flags())?)));
         let Ok((mut transfer, node)) = transfer else {

@@ -2,7 +2,7 @@
 
 //! Buffers of what was received, where it was received.
 
-use super::{Buffer, PagePool, Pieces, MAX_ORDER};
+use super::{Buffer, BufferPool, Pieces, MAX_ORDER};
 use crate::bindings;
 use crate::net::held::Held;
 use crate::net::socket::IoSliceMut;
@@ -23,7 +23,7 @@ pub(super) struct Received {
     list: KVVec<bindings::scatterlist>,
     held: KVVec<Held>,
     copies: KVVec<Copies>,
-    pool: Arc<PagePool>,
+    pool: Arc<BufferPool>,
 }
 
 /// A page of `PAGE_SIZE << order` bytes for what is copied.
@@ -85,7 +85,7 @@ pub struct Gather {
 
 impl Gather {
     /// Nothing yet. What has to be copied goes to pages from `pool`.
-    pub fn new(pool: &Arc<PagePool>) -> Self {
+    pub fn new(pool: &Arc<BufferPool>) -> Self {
         // INVARIANT: There is nothing.
         Self {
             received: Received {

@@ -19,7 +19,7 @@ use kernel_ext::mm::Context;
 use kernel_ext::prelude::*;
 use kernel_ext::random;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
-use kernel_ext::usb::buffer::{Buffer, Gather, PagePool};
+use kernel_ext::usb::buffer::{Buffer, BufferPool, Gather};
 use kernel_ext::usb::TransferType;
 use usbip_protocol::iso::{Packet, DESCRIPTOR_LEN};
 use usbip_protocol::ledger::server::{
@@ -461,11 +461,11 @@ const EASY: u32 = 16 * 1024;
 /// # Errors
 ///
 /// `ENOMEM`.
-pub fn buffer(length: u32, kind: TransferType, pool: &Arc<PagePool>) -> Result<Buffer> {
-    if length <= EASY || kind != TransferType::Bulk {
-        return Buffer::linear(length, Context::Process);
+pub fn buffer(length: u32, kind: TransferType, pool: &Arc<BufferPool>) -> Result<Buffer> {
+    if length > EASY && kind == TransferType::Bulk {
+        return Buffer::pages(length, pool);
     }
-    Buffer::pages(length, pool)
+    Buffer::pooled(length, pool, Context::Process)
 }
 
 /// What a server's [`Side::look_at`] has to say of a header. `find` looks up an endpoint and its type, if
@@ -554,7 +554,7 @@ pub fn gathers(data: u32, kind: TransferType, inbox: &Inbox<'_>) -> bool {
 /// The connection is to end.
 pub fn gather(
     data: u32,
-    pool: &Arc<PagePool>,
+    pool: &Arc<BufferPool>,
     inbox: &mut Inbox<'_>,
 ) -> Result<Option<Buffer>, Down> {
     let mut gather = Gather::new(pool);
