@@ -3,9 +3,11 @@
 
 import errno
 import random
+import socket
 
 import pytest
 
+import vhci
 from host import beyond_c, controller_too
 from host_client import GET_CONFIGURATION, GET_DESCRIPTOR
 from host_model import (BULK_IN, BULK_OUT, INT_IN, INT_OUT, INT_PACKET, SINK, SOURCE, STALL,
@@ -363,6 +365,23 @@ def test_many_in_one_segment(link, gadget):
         gadget.receive(BULK_OUT, 900)
     link.send(raw)
     assert [link.recv() for _ in expected] == expected
+
+
+@beyond_c
+def test_replies_that_wait_go_out_together(export, link, gadget):
+    """Behind others that the client is slow to read: with one call for many of them, in order."""
+    link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    lengths = [MIB] * 8 + [1, 512, 513, 2048, 2049, 4096, 4097, 16384, 16385] * 10
+    asked = [link.submit_in(BULK_IN, length) for length in lengths]
+    ready = [gadget.send(BULK_IN, pattern(length, turn)) for turn, length in enumerate(lengths)]
+    for one in ready:
+        one.wait(vhci.ENUMERATION)
+    assert export.statistics()["in_flight"] > 90, "the client is not slow"
+    before = export.statistics()["sends"]
+    for turn, (number, length) in enumerate(zip(asked, lengths)):
+        assert link.recv() == done(number, pattern(length, turn))
+    # Two for a long one, and one for up to 64 KiB of others.
+    assert export.statistics()["sends"] - before < 2 * 18 + 10
 
 
 @pytest.mark.parametrize("length", [4096, 8192, 16384, 65536])

@@ -195,6 +195,11 @@ impl Buffer {
         self.len == 0
     }
 
+    /// Whether it is in one piece.
+    pub fn is_linear(&self) -> bool {
+        matches!(self.pieces, Pieces::Linear(_))
+    }
+
     /// Whether it was [received](Gather) where it is: others may have the same memory, so nobody may
     /// write to it, and its pieces are of any length.
     pub fn is_received(&self) -> bool {

@@ -8,10 +8,10 @@ use kernel_ext::net::socket::{IoPage, IoSlice, Socket};
 use kernel_ext::net::tap::Arrived;
 use kernel_ext::prelude::*;
 
-/// How many bytes of small messages are gathered for one `sendmsg`.
+/// How many bytes of small messages go out with one `sendmsg`.
 ///
-/// Enough for a few hundred URBs without payload, or a dozen with 4 KiB; more would only delay
-/// the first of them.
+/// Enough for a few hundred URBs without payload, or a dozen with 4 KiB. It is as much as one socket
+/// buffer takes; with more the first of them have to wait.
 const GATHER: usize = 64 * 1024;
 
 /// Pieces of a large payload that one `sendmsg` takes; a scatter list may have more.
@@ -23,6 +23,9 @@ const FEW: usize = 4;
 
 /// Pieces of pages that one `sendmsg` takes: 1 MiB of what a server's buffers are made of.
 const PAGES: usize = 32;
+
+/// How many payloads a [`Message`] has at most: [`GATHER`] bytes of 4 KiB each.
+const PAYLOADS: usize = 16;
 
 /// Gathers what the tx thread sends and writes it to the socket.
 ///
@@ -247,6 +250,126 @@ impl Sender<'_> {
             IoSlice::advance(&mut iov, sent);
         }
         Ok(())
+    }
+}
+
+/// PDUs that go out together, some of them with a payload that is sent from where it lies.
+pub struct Message<'m, 'a, 'p> {
+    sender: &'m mut Sender<'a>,
+    /// Payloads, each with the place in the gathering buffer of what comes behind it.
+    payloads: [(usize, IoSlice<'p>); PAYLOADS],
+    used: usize,
+    /// How many bytes they are.
+    len: usize,
+}
+
+impl<'a> Sender<'a> {
+    /// Begins with what was gathered.
+    pub fn message<'p>(&mut self) -> Message<'_, 'a, 'p> {
+        Message {
+            sender: self,
+            payloads: [(0, IoSlice::empty()); PAYLOADS],
+            used: 0,
+            len: 0,
+        }
+    }
+}
+
+impl<'p> Message<'_, '_, 'p> {
+    /// The gathering buffer.
+    pub fn outbox(&mut self) -> &mut Outbox {
+        self.sender.outbox
+    }
+
+    /// Sees to it that `len` bytes more can be gathered, and a payload of `payload` bytes be added: what
+    /// there is may be sent for that. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::flush`].
+    pub fn make_room(&mut self, len: usize, payload: usize) -> Result<(), Down> {
+        let is_full = payload > 0 && self.used == PAYLOADS;
+        if is_full || self.sender.outbox.room() < self.len + payload + len {
+            return self.flush(false);
+        }
+        Ok(())
+    }
+
+    /// Adds a payload behind what was gathered; whoever calls it has [made room](Self::make_room). Any
+    /// context.
+    ///
+    /// # Errors
+    ///
+    /// [`Down::NoMemory`] if there is no room after all.
+    pub fn push_payload(&mut self, payload: IoSlice<'p>) -> Result<(), Down> {
+        let slot = self.payloads.get_mut(self.used).ok_or(Down::NoMemory)?;
+        *slot = (self.sender.outbox.end, payload);
+        self.used += 1;
+        self.len += payload.len();
+        Ok(())
+    }
+
+    /// Sends what there is; `more` announces that something follows at once. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::flush`].
+    pub fn flush(&mut self, more: bool) -> Result<(), Down> {
+        if self.used == 0 {
+            return self.sender.flush_with(core::iter::empty(), more);
+        }
+        let Sender { outbox, .. } = &*self.sender;
+        let mut iov = [IoSlice::empty(); 2 * PAYLOADS + 1];
+        let mut used = 0;
+        let mut from = outbox.start;
+        let end = (outbox.end, IoSlice::empty());
+        let payloads = self.payloads.get(..self.used).unwrap_or(&[]);
+        for index in 0..=payloads.len() {
+            let (to, payload) = payloads.get(index).copied().unwrap_or(end);
+            let gathered = IoSlice::new(outbox.buf.get(from..to).unwrap_or(&[]));
+            for slice in [gathered, payload] {
+                if let Some(slot) = iov.get_mut(used).filter(|_| !slice.is_empty()) {
+                    *slot = slice;
+                    used += 1;
+                }
+            }
+            from = to;
+        }
+        let iov = iov.get_mut(..used).unwrap_or(&mut []);
+        let result = self.sender.send_all(iov, more);
+        self.used = 0;
+        self.len = 0;
+        self.sender.outbox.clear();
+        result
+    }
+
+    /// Sends what there is and then the pieces of a payload. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::flush`].
+    pub fn flush_with<'q>(
+        &mut self,
+        pieces: impl Iterator<Item = IoSlice<'q>>,
+        more: bool,
+    ) -> Result<(), Down> {
+        if self.used > 0 {
+            self.flush(true)?;
+        }
+        self.sender.flush_with(pieces, more)
+    }
+
+    /// Sends what there is and then pages, as [`Sender::flush_with_pages`] does. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::flush`].
+    pub fn flush_with_pages<'q>(
+        &mut self,
+        pages: impl Iterator<Item = IoPage<'q>>,
+    ) -> Result<(), Down> {
+        self.flush(true)?;
+        self.sender.flush_with_pages(pages)
     }
 }
 

@@ -19,6 +19,7 @@ use kernel_ext::mm::Context;
 use kernel_ext::prelude::*;
 use kernel_ext::random;
 use kernel_ext::sync::irqsave::SpinLockIrqSave;
+use kernel_ext::sync::turn::Turn;
 use kernel_ext::usb::buffer::{Buffer, BufferPool, Gather};
 use kernel_ext::usb::TransferType;
 use usbip_protocol::iso::{Packet, DESCRIPTOR_LEN};
@@ -123,6 +124,9 @@ pub struct Requests<H: Send + Unpin, D: Outcome> {
     ledger: SpinLockIrqSave<Ledger<H, D>>,
     /// Not 0 while the rx thread waits for room for a reply.
     short: Atomic<u32>,
+    /// Where the tx thread keeps replies until they are sent, at most [`BATCH`]: not on its stack, which
+    /// TCP needs, and with a peer on the same machine the other end as well.
+    batch: Turn<KVec<TxReply<D>>>,
 }
 
 impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
@@ -135,6 +139,7 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
         try_pin_init!(Self {
             ledger <- SpinLockIrqSave::new(new_ledger(caps)?, LEDGER_NAME, static_lock_class!()),
             short: Atomic::new(0),
+            batch: Turn::new(KVec::with_capacity(BATCH, GFP_KERNEL)?),
         }? Error)
     }
 
@@ -362,24 +367,24 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
         connection: &Connection<S>,
         sender: &mut Sender<'_>,
     ) -> Result<(), Down> {
-        let mut replies = [const { None }; BATCH];
+        let Some(mut replies) = self.batch.take() else {
+            return Ok(());
+        };
         loop {
-            let taken = self.next_replies(&mut replies);
-            let replies = replies.get_mut(..taken).unwrap_or(&mut []);
+            self.next_replies(&mut replies);
             if replies.is_empty() {
                 return Ok(());
             }
             let stats = connection.stats();
-            // What nothing follows is not copied to be sent together with it.
-            let small = if taken == 1 { send::ALONE } else { send::SMALL };
+            let is_alone = replies.len() == 1;
+            let mut message = sender.message();
             let mut result = Ok(());
-            for reply in replies.iter().flatten() {
-                result = result.and_then(|()| send::send(reply, small, sender, stats));
+            for reply in &*replies {
+                result = result.and_then(|()| send::send(reply, is_alone, &mut message, stats));
             }
-            result = result.and_then(|()| sender.flush());
+            result = result.and_then(|()| message.flush(false));
             // Also if sending failed: the connection ends then.
-            for reply in replies {
-                let Some(reply) = reply.take() else { continue };
+            for reply in replies.drain_all() {
                 let token = reply.token;
                 // The buffer first, then the room for another.
                 drop(reply);
@@ -421,18 +426,16 @@ impl<H: Send + Unpin, D: Outcome> Requests<H, D> {
         }
     }
 
-    /// Takes up to [`BATCH`] replies from the queue; returns how many.
-    fn next_replies(&self, replies: &mut [Option<TxReply<D>>; BATCH]) -> usize {
+    /// Takes replies from the queue, as many as there is room for.
+    fn next_replies(&self, replies: &mut KVec<TxReply<D>>) {
         let mut ledger = self.ledger.lock();
-        let mut count = 0;
-        for slot in replies.iter_mut() {
-            *slot = ledger.next_reply();
-            if slot.is_none() {
+        while replies.len() < replies.capacity() {
+            let Some(reply) = ledger.next_reply() else {
                 break;
-            }
-            count += 1;
+            };
+            // There is room.
+            let _ = replies.push_within_capacity(reply);
         }
-        count
     }
 }
 

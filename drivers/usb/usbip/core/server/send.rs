@@ -4,45 +4,70 @@
 //!
 //! C counterparts: `stub_tx.c` and `vudc_tx.c`.
 
-use super::Outcome;
+use super::{Outcome, EASY};
 use crate::down::Down;
-use crate::outbox::{Outbox, Sender};
+use crate::outbox::{Message, Outbox};
 use crate::stats::Stats;
 use kernel_ext::time;
 use usbip_protocol::iso::{Packet, DESCRIPTOR_LEN};
 use usbip_protocol::ledger::server::{Failure, TxKind, TxReply};
 use usbip_protocol::wire::{RetSubmit, RetUnlink, HEADER_LEN};
 
-/// Up to how many bytes a payload is copied into the gathering buffer, so that it is sent together
-/// with others.
-pub(super) const SMALL: u32 = 4096;
+/// Up to how many bytes a payload is copied into the gathering buffer by whoever cannot keep replies
+/// until they are sent.
+const SMALL: u32 = 4096;
 
-/// The same of a reply that is sent alone: to copy so many bytes takes less than to send from one more
-/// place.
-pub(super) const ALONE: u32 = 512;
+/// Up to so many bytes are copied in any case: that takes less than to send from one more place.
+const COPIED: u32 = 1024;
 
-/// Gathers a reply; a payload of more than `small` bytes, at most [`SMALL`], is sent at once, with what
-/// was gathered before.
-pub(super) fn send<D: Outcome>(
-    reply: &TxReply<D>,
-    small: u32,
-    sender: &mut Sender<'_>,
+/// Adds a reply to a message; what is large is sent at once, with what was added before. `is_alone`: no
+/// other reply goes out with it. May sleep.
+pub(super) fn send<'p, D: Outcome>(
+    reply: &'p TxReply<D>,
+    is_alone: bool,
+    message: &mut Message<'_, '_, 'p>,
     stats: &Stats,
 ) -> Result<(), Down> {
-    if sender.outbox().room() < ROOM {
-        sender.flush()?;
-    }
+    let attached = match &reply.kind {
+        TxKind::Submit(done) if !is_alone => attached(done),
+        _ => 0,
+    };
+    message.make_room(HEADER_LEN + COPIED as usize, attached)?;
     match &reply.kind {
-        TxKind::Submit(done) if payload(done).is_none_or(|len| len > small) => {
+        TxKind::Submit(done) if payload(done).is_none_or(|len| len > COPIED) => {
             let ret = done.ret(reply.seqnum);
-            sender.outbox().push(&ret.build())?;
-            large(&ret, done, sender)?;
+            message.outbox().push(&ret.build())?;
+            if attached > 0 {
+                attach(done, attached, message)?;
+            } else {
+                large(&ret, done, message)?;
+            }
             submitted(done, ret.status, stats);
             Ok(())
         }
-        TxKind::Refused(failed) => refused(reply.seqnum, *failed, sender, stats),
-        _ => gather(reply, sender.outbox(), stats),
+        TxKind::Refused(failed) => refused(reply.seqnum, *failed, message, stats),
+        _ => gather(reply, message.outbox(), stats),
     }
+}
+
+/// How many bytes of payload can be added to a message from where they are: not few, in one piece, and
+/// not so many that there is no room for them.
+fn attached<D: Outcome>(done: &D) -> usize {
+    let len = payload(done).filter(|len| (COPIED + 1..=EASY).contains(len));
+    len.filter(|_| done.buffer().is_linear()).unwrap_or(0) as usize
+}
+
+/// Adds so many bytes of payload to a message.
+fn attach<'p, D: Outcome>(
+    done: &'p D,
+    len: usize,
+    message: &mut Message<'_, '_, 'p>,
+) -> Result<(), Down> {
+    // CAST: At most `EASY`.
+    for slice in done.buffer().slices(0, len as u32) {
+        message.push_payload(slice)?;
+    }
+    Ok(())
 }
 
 /// Room in the outbox for a reply with a small payload.
@@ -129,10 +154,10 @@ fn ret_of(seqnum: u32, failure: Failure) -> RetSubmit {
 fn refused(
     seqnum: u32,
     failure: Failure,
-    sender: &mut Sender<'_>,
+    message: &mut Message<'_, '_, '_>,
     stats: &Stats,
 ) -> Result<(), Down> {
-    sender.outbox().push(&ret_of(seqnum, failure).build())?;
+    message.outbox().push(&ret_of(seqnum, failure).build())?;
     let packet = Packet {
         offset: 0,
         length: 0,
@@ -140,46 +165,48 @@ fn refused(
         status: failure.status,
     };
     for _ in 0..failure.iso_packets {
-        descriptor(&packet, sender)?;
+        descriptor(&packet, message)?;
     }
     count_error(failure.status, stats);
     Ok(())
 }
 
 /// Gathers an isochronous descriptor.
-fn descriptor(packet: &Packet, sender: &mut Sender<'_>) -> Result<(), Down> {
-    if sender.outbox().room() < DESCRIPTOR_LEN {
-        sender.flush()?;
-    }
-    sender.outbox().push(&packet.build())
+fn descriptor(packet: &Packet, message: &mut Message<'_, '_, '_>) -> Result<(), Down> {
+    message.make_room(DESCRIPTOR_LEN, 0)?;
+    message.outbox().push(&packet.build())
 }
 
 /// Sends what follows the header of a RET_SUBMIT, which was gathered.
-fn large<D: Outcome>(ret: &RetSubmit, done: &D, sender: &mut Sender<'_>) -> Result<(), Down> {
+fn large<D: Outcome>(
+    ret: &RetSubmit,
+    done: &D,
+    message: &mut Message<'_, '_, '_>,
+) -> Result<(), Down> {
     if done.iso_packets() > 0 {
-        return packets(done, sender);
+        return packets(done, message);
     }
     let actual = u32::try_from(ret.actual_length).unwrap_or(0);
     match done.buffer().page_slices(0, actual) {
         // The pages are not written to again before nobody refers to them any more.
-        Some(pages) => sender.flush_with_pages(pages),
-        None => sender.flush_with(done.buffer().slices(0, actual), false),
+        Some(pages) => message.flush_with_pages(pages),
+        None => message.flush_with(done.buffer().slices(0, actual), false),
     }
 }
 
 /// Sends what follows the header of an isochronous request: the data of its packets without the gaps
 /// between them, then their descriptors.
-fn packets<D: Outcome>(done: &D, sender: &mut Sender<'_>) -> Result<(), Down> {
+fn packets<D: Outcome>(done: &D, message: &mut Message<'_, '_, '_>) -> Result<(), Down> {
     let packets = || (0..done.iso_packets()).map_while(|index| done.packet(index));
     if done.is_in() {
         let slices = packets().flat_map(|packet| {
             let end = packet.offset.saturating_add(packet.actual_length);
             done.buffer().slices(packet.offset, end)
         });
-        sender.flush_with(slices, true)?;
+        message.flush_with(slices, true)?;
     }
     for packet in packets() {
-        descriptor(&packet, sender)?;
+        descriptor(&packet, message)?;
     }
     Ok(())
 }
