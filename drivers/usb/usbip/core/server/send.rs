@@ -28,45 +28,35 @@ pub(super) fn send<'p, D: Outcome>(
     message: &mut Message<'_, '_, 'p>,
     stats: &Stats,
 ) -> Result<(), Down> {
-    let attached = match &reply.kind {
-        TxKind::Submit(done) if !is_alone => attached(done),
-        _ => 0,
-    };
-    message.make_room(HEADER_LEN + COPIED as usize, attached)?;
-    match &reply.kind {
-        TxKind::Submit(done) if payload(done).is_none_or(|len| len > COPIED) => {
-            let ret = done.ret(reply.seqnum);
-            message.outbox().push(&ret.build())?;
-            if attached > 0 {
-                attach(done, attached, message)?;
-            } else {
-                large(&ret, done, message)?;
-            }
-            submitted(done, ret.status, stats);
-            Ok(())
+    let long = match &reply.kind {
+        TxKind::Submit(done) => {
+            Some((done, payload(done))).filter(|(_, len)| len.is_none_or(|len| len > COPIED))
         }
-        TxKind::Refused(failed) => refused(reply.seqnum, *failed, message, stats),
-        _ => gather(reply, message.outbox(), stats),
+        _ => None,
+    };
+    // How many bytes are added to the message from where they are: if they are in one piece, and not so
+    // many that there is no room for them.
+    let attached = long
+        .filter(|(done, _)| !is_alone && done.buffer().is_linear())
+        .and_then(|(_, len)| len.filter(|len| *len <= EASY))
+        .unwrap_or(0);
+    message.make_room(HEADER_LEN + COPIED as usize, attached as usize)?;
+    let Some((done, _)) = long else {
+        return match &reply.kind {
+            TxKind::Refused(failed) => refused(reply.seqnum, *failed, message, stats),
+            _ => gather(reply, message.outbox(), stats),
+        };
+    };
+    let ret = done.ret(reply.seqnum);
+    message.outbox().push(&ret.build())?;
+    if attached > 0 {
+        for slice in done.buffer().slices(0, attached) {
+            message.push_payload(slice)?;
+        }
+    } else {
+        large(&ret, done, message)?;
     }
-}
-
-/// How many bytes of payload can be added to a message from where they are: not few, in one piece, and
-/// not so many that there is no room for them.
-fn attached<D: Outcome>(done: &D) -> usize {
-    let len = payload(done).filter(|len| (COPIED + 1..=EASY).contains(len));
-    len.filter(|_| done.buffer().is_linear()).unwrap_or(0) as usize
-}
-
-/// Adds so many bytes of payload to a message.
-fn attach<'p, D: Outcome>(
-    done: &'p D,
-    len: usize,
-    message: &mut Message<'_, '_, 'p>,
-) -> Result<(), Down> {
-    // CAST: At most `EASY`.
-    for slice in done.buffer().slices(0, len as u32) {
-        message.push_payload(slice)?;
-    }
+    submitted(done, ret.status, stats);
     Ok(())
 }
 
