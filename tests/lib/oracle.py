@@ -51,10 +51,10 @@ KNOWN = (
           "usbtest uses a timer after its end"),
     Noise("uml-kasan", "ODEBUG: object", ("is on stack", "perform_sglist"), 5,
           "usbtest uses a timer after its end"),
-    # One at boot and one of each HID gadget, of which there are eight; a scan finds some of them.
+    # One at boot and one of each HID gadget, of which there are seven; a scan finds some of them.
     *(Noise("uml-kasan", f"kmemleak: {count} new suspected memory leak", (), 2,
             "those of KNOWN_LEAKS; what leaked is judged by end_findings()")
-      for count in range(1, 10)),
+      for count in range(1, 9)),
 )
 
 

@@ -30,7 +30,7 @@ REPORTS = {
     "unbalance": "WARNING: bad unlock balance detected!",
     "sleep": "BUG: sleeping function called from invalid context at mm/slab.h:1",
     "atomic": "BUG: scheduling while atomic: vhci_tx/77/0x00000002",
-    "leak": "kmemleak: 17 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+    "leak": "kmemleak: 9 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
     "hung": "INFO: task usbip:123 blocked for more than 40 seconds.",
     "stall": "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
     "stall-self": "rcu: INFO: rcu_sched self-detected stall on CPU",
